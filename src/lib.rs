@@ -1,1 +1,4 @@
-//! refreshd
+//! refreshd keeps Bluesky sessions alive.
+
+pub mod clock;
+pub mod domain;

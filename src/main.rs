@@ -1,1 +1,3 @@
-fn main(){}
+//! The `refreshd` program.
+
+fn main() {}

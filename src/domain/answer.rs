@@ -1,0 +1,35 @@
+//! What a server's answer to `refreshSession` means, once HTTP is taken off it.
+
+use std::time::Duration;
+
+use super::outcome::Outcome;
+use super::session::Pair;
+
+/// The meaning of one answer, or of having got none.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// 200: the token was spent, and this is what it bought.
+    Session(Box<Session>),
+    /// The server will never refresh this token: `Revoked`, `Expired`, `InvalidToken` or
+    /// `AccountGone`.
+    Permanent(Outcome),
+    /// The account was taken down; the token was not spent.
+    TakenDown,
+    /// 429, with the time the server asked for, if it did.
+    RateLimited(Option<Duration>),
+    /// No usable answer; the reason is one line for the log, without anything of the token's.
+    Unreachable(String),
+}
+
+/// The body of a 200.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// The new tokens.
+    pub pair: Pair,
+    /// Whose session it is, as the server says.
+    pub did: String,
+    /// The account's handle, as the server says.
+    pub handle: String,
+    /// `status` of an account that is not active, such as `deactivated`.
+    pub account_status: Option<String>,
+}

@@ -1,0 +1,306 @@
+//! The failure policy, in one place: what an answer about an account makes us write, and when
+//! the account is tried again (contract.md, "MongoDB document").
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::account::{Account, Status, Unusable};
+use super::answer::{Answer, Session};
+use super::backoff;
+use super::identity::{Handle, ServiceUrl};
+use super::outcome::Outcome;
+use super::session::Pair;
+
+/// The settings that the policy depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// `VERDICT_CONFIRM_AFTER`: how long after a permanent answer it must be heard again before
+    /// it is believed of an account that the daemon has kept alive. Zero: at once.
+    pub confirm_after: Duration,
+}
+
+/// What one write sets. It changes nothing else.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The new pair, which also makes an account of ours `active`.
+    pub rotation: Option<Rotation>,
+    /// The new status, when it is to change without a pair.
+    pub verdict: Option<Verdict>,
+    /// The bookkeeping; `None` leaves it as it is.
+    pub note: Note,
+}
+
+/// A new pair and what came with it.
+#[derive(Debug, Clone)]
+pub struct Rotation {
+    /// The tokens.
+    pub pair: Pair,
+    /// The account's handle, where the server said a valid one that differs from the stored one.
+    pub handle: Option<Handle>,
+}
+
+/// A status, and the sentence that its owner reads in `errorMessage`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// `revoked`, `expired` or `error`.
+    pub status: Status,
+    /// One sentence with what to do.
+    pub message: &'static str,
+}
+
+/// The bookkeeping that goes with every write: the subdocument `tokenRefresh`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The moment of the attempt (`attemptedAt`, and `refreshedAt` if it succeeded).
+    pub at: DateTime<Utc>,
+    /// The server that was, or would have been, asked.
+    pub service: Option<ServiceUrl>,
+    /// How the attempt ended.
+    pub outcome: Outcome,
+    /// Attempts in a row that did not succeed.
+    pub failures: u32,
+    /// When the account is due again.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// The `jti` of the token that the outcome is about: the stored one, once this is written.
+    pub judged_jti: Option<String>,
+    /// When a permanent answer about that token was first heard.
+    pub heard_at: Option<DateTime<Utc>>,
+    /// What went wrong, for whoever looks after the daemon.
+    pub last_error: Option<String>,
+    /// The new refresh token's `exp`, after a success.
+    pub refresh_expires_at: Option<DateTime<Utc>>,
+    /// The account's own state as its server says it (`deactivated`), after a success.
+    pub account_status: Option<String>,
+}
+
+/// What an answer leads to.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// What to write.
+    pub change: Change,
+    /// A permanent answer that is not believed before it is heard again.
+    pub held: bool,
+}
+
+impl Decision {
+    fn note(note: Note) -> Self {
+        Self { change: Change { rotation: None, verdict: None, note }, held: false }
+    }
+
+    fn verdict(note: Note, verdict: Verdict) -> Self {
+        Self { change: Change { rotation: None, verdict: Some(verdict), note }, held: false }
+    }
+}
+
+/// Decides on an answer about `account` from `service`. `draw` is uniform in [0, 1).
+pub fn decide(
+    policy: Policy,
+    account: &Account,
+    service: &ServiceUrl,
+    answer: Answer,
+    (now, draw): (DateTime<Utc>, f64),
+) -> Decision {
+    let case = Case { policy, account, service, now, draw };
+    match answer {
+        Answer::Session(session) if session.did != account.did.as_str() => case.trouble(
+            Outcome::IdentityMismatch,
+            "the server answered for another account".to_owned(),
+        ),
+        Answer::Session(session) => case.rotated(*session),
+        Answer::Permanent(outcome) => case.permanent(outcome),
+        Answer::TakenDown => {
+            case.trouble(Outcome::TakenDown, message(Outcome::TakenDown).to_owned())
+        }
+        Answer::RateLimited(wait) => case.rate_limited(wait),
+        Answer::Unreachable(why) => case.unreachable(why),
+    }
+}
+
+/// The decision on an account whose token names another one, before anything is spent.
+pub fn wrong_subject(
+    account: &Account,
+    service: &ServiceUrl,
+    now: DateTime<Utc>,
+    draw: f64,
+) -> Decision {
+    let policy = Policy { confirm_after: Duration::ZERO };
+    Case { policy, account, service, now, draw }.trouble(
+        Outcome::IdentityMismatch,
+        "the stored refresh token belongs to another account".to_owned(),
+    )
+}
+
+/// The decision on a document without a refresh token: there is nothing to try until a new one
+/// is stored.
+pub fn no_refresh_token(now: DateTime<Utc>) -> Decision {
+    let note = Note {
+        at: now,
+        service: None,
+        outcome: Outcome::NoRefreshToken,
+        failures: 1,
+        next_attempt_at: None,
+        judged_jti: None,
+        heard_at: None,
+        last_error: Some(Unusable::NoRefreshToken.to_string()),
+        refresh_expires_at: None,
+        account_status: None,
+    };
+    Decision::verdict(
+        note,
+        Verdict { status: Status::Error, message: message(Outcome::NoRefreshToken) },
+    )
+}
+
+struct Case<'a> {
+    policy: Policy,
+    account: &'a Account,
+    service: &'a ServiceUrl,
+    now: DateTime<Utc>,
+    draw: f64,
+}
+
+impl Case<'_> {
+    /// Bookkeeping about the stored token, which stays.
+    fn stays(
+        &self,
+        outcome: Outcome,
+        failures: u32,
+        wait: Option<Duration>,
+        error: String,
+    ) -> Note {
+        let jti = self.account.refresh.jti();
+        Note {
+            at: self.now,
+            service: Some(self.service.clone()),
+            outcome,
+            failures,
+            next_attempt_at: wait.map(|wait| self.now + wait),
+            judged_jti: Some(jti.to_owned()),
+            heard_at: self.heard_at(),
+            last_error: Some(error),
+            refresh_expires_at: None,
+            account_status: None,
+        }
+    }
+
+    /// When a permanent answer about the stored token was first heard. A moment that is still to
+    /// come was written by a clock that was wrong, and counts as now.
+    fn heard_at(&self) -> Option<DateTime<Utc>> {
+        let kept = &self.account.kept;
+        let same_token = kept.judged_jti.as_deref() == Some(self.account.refresh.jti());
+        kept.heard_at.filter(|_| same_token).map(|at| at.min(self.now))
+    }
+
+    fn rotated(&self, session: Session) -> Decision {
+        let refresh = &session.pair.refresh;
+        let note = Note {
+            at: self.now,
+            service: Some(self.service.clone()),
+            outcome: Outcome::Refreshed,
+            failures: 0,
+            next_attempt_at: None,
+            judged_jti: Some(refresh.jti().to_owned()),
+            heard_at: None,
+            last_error: None,
+            refresh_expires_at: Some(refresh.expires_at()),
+            account_status: session.account_status,
+        };
+        let handle = Handle::parse(&session.handle)
+            .filter(|handle| self.account.handle.as_deref() != Some(handle.as_str()));
+        let rotation = Rotation { pair: session.pair, handle };
+        Decision { change: Change { rotation: Some(rotation), verdict: None, note }, held: false }
+    }
+
+    fn permanent(&self, outcome: Outcome) -> Decision {
+        let kept_alive = self.account.kept.refreshed_at.is_some();
+        let marked = matches!(self.account.status, Status::Revoked | Status::Expired);
+        let first = self.heard_at();
+        let confirmed = first.is_some_and(|at| at + self.policy.confirm_after <= self.now);
+        if !kept_alive || marked || confirmed || self.policy.confirm_after.is_zero() {
+            return self.believed(outcome);
+        }
+        let heard_at = first.unwrap_or(self.now);
+        let mut note =
+            self.stays(outcome, self.account.kept.failures + 1, None, message(outcome).to_owned());
+        note.heard_at = Some(heard_at);
+        note.next_attempt_at = Some(heard_at + self.policy.confirm_after);
+        Decision { held: true, ..Decision::note(note) }
+    }
+
+    fn believed(&self, outcome: Outcome) -> Decision {
+        let status = match outcome {
+            Outcome::Revoked => Status::Revoked,
+            Outcome::Expired => Status::Expired,
+            _ => return self.trouble(outcome, message(outcome).to_owned()),
+        };
+        let marked = matches!(self.account.status, Status::Revoked | Status::Expired);
+        let hearings =
+            if marked && self.heard_at().is_some() { self.account.kept.failures + 1 } else { 1 };
+        let mut note =
+            self.stays(outcome, hearings, backoff::probe(hearings), message(outcome).to_owned());
+        note.heard_at = note.heard_at.or(Some(self.now));
+        Decision::verdict(note, Verdict { status, message: message(outcome) })
+    }
+
+    /// Marks the account `error`: it is tried again on the slow ladder and heals by itself.
+    fn trouble(&self, outcome: Outcome, error: String) -> Decision {
+        let failures =
+            if self.account.status == Status::Error { self.account.kept.failures + 1 } else { 1 };
+        let wait = backoff::error_ladder(failures, self.draw);
+        let mut note = self.stays(outcome, failures, Some(wait), error);
+        if outcome.is_permanent() {
+            note.heard_at = note.heard_at.or(Some(self.now));
+        }
+        Decision::verdict(note, Verdict { status: Status::Error, message: message(outcome) })
+    }
+
+    fn unreachable(&self, why: String) -> Decision {
+        let kept = self.account.kept.failures;
+        let (failures, wait) = match self.account.status {
+            Status::Error => (kept + 1, backoff::error_ladder(kept + 1, self.draw)),
+            // The count is the place on the probes' ladder; trouble on the way does not climb it.
+            Status::Revoked | Status::Expired => (kept, backoff::error_ladder(1, self.draw)),
+            Status::Active | Status::Foreign => (kept + 1, backoff::transient(kept + 1, self.draw)),
+        };
+        Decision::note(self.stays(Outcome::Unreachable, failures, Some(wait), why))
+    }
+
+    /// Costs no attempt: the server, or our budget for it, is busy with others.
+    fn rate_limited(&self, wait: Option<Duration>) -> Decision {
+        let failures = self.account.kept.failures;
+        let wait = match wait {
+            Some(asked) => asked.min(backoff::LONGEST_RETRY_AFTER),
+            None => backoff::transient(failures + 1, self.draw),
+        };
+        let error =
+            format!("the server has no room for this account before {} s from now", wait.as_secs());
+        Decision::note(self.stays(Outcome::RateLimited, failures, Some(wait), error))
+    }
+}
+
+/// What an account's owner reads.
+fn message(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Revoked => "Bluesky ended this session. Log in again to keep posting.",
+        Outcome::Expired => "This Bluesky session has expired. Log in again to keep posting.",
+        Outcome::TakenDown => {
+            "Bluesky has taken this account down. Posting goes on by itself once it is reinstated."
+        }
+        Outcome::AccountGone => "This account no longer exists on its Bluesky server.",
+        Outcome::InvalidToken => {
+            "Bluesky does not accept this session's token. Log in again to keep posting."
+        }
+        Outcome::IdentityMismatch => {
+            "The stored session belongs to another Bluesky account. Log in again to keep posting."
+        }
+        Outcome::NoRefreshToken => {
+            "This account has no Bluesky session. Log in again to keep posting."
+        }
+        Outcome::Refreshed
+        | Outcome::Superseded
+        | Outcome::Malformed
+        | Outcome::RateLimited
+        | Outcome::Unreachable => "",
+    }
+}

@@ -1,0 +1,13 @@
+//! The pure core: no I/O, no clock, no randomness. `now` and random draws are arguments.
+
+pub mod account;
+pub mod answer;
+pub mod attempt;
+pub mod backoff;
+pub mod decide;
+pub mod identity;
+pub mod outcome;
+pub mod routing;
+pub mod schedule;
+pub mod session;
+pub mod settle;

@@ -1,0 +1,225 @@
+//! A session's two tokens: what they say of themselves, and nothing beyond it is trusted.
+//!
+//! The signature is the server's own symmetric one: a client cannot verify it and never needs
+//! to. `exp`, `iat`, `sub`, `aud` and `jti` are read for scheduling and comparing alone.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, Utc};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+/// The longest token that is read, in bytes. Real ones have a few hundred.
+pub const MAX_TOKEN_BYTES: usize = 16 * 1_024;
+
+/// Why a text is not a token. Never says what the text was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum TokenError {
+    /// Longer than [`MAX_TOKEN_BYTES`].
+    #[error("is longer than 16 KiB")]
+    TooLong,
+    /// Not three dot-separated base64url parts around a JSON object.
+    #[error("is not a JWT")]
+    NotJwt,
+    /// A claim that everything rests on is missing or of the wrong type.
+    #[error("is a JWT without the claims of a session (sub, iat, exp)")]
+    Claims,
+}
+
+#[derive(Deserialize)]
+struct RawClaims {
+    sub: Option<String>,
+    #[serde(default)]
+    aud: Option<String>,
+    jti: Option<String>,
+    iat: Option<i64>,
+    exp: Option<i64>,
+}
+
+fn raw_claims(token: &str) -> Result<RawClaims, TokenError> {
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(TokenError::TooLong);
+    }
+    let mut parts = token.split('.');
+    let (Some(_header), Some(payload), Some(_signature), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(TokenError::NotJwt);
+    };
+    let json = URL_SAFE_NO_PAD.decode(payload).map_err(|_base64| TokenError::NotJwt)?;
+    serde_json::from_slice(&json).map_err(|_json| TokenError::NotJwt)
+}
+
+fn instant(seconds: Option<i64>) -> Result<DateTime<Utc>, TokenError> {
+    seconds.and_then(|s| DateTime::from_timestamp(s, 0)).ok_or(TokenError::Claims)
+}
+
+/// An access token: what posting uses, for some two hours.
+#[derive(Clone)]
+pub struct AccessJwt {
+    token: SecretString,
+    expires_at: DateTime<Utc>,
+}
+
+impl AccessJwt {
+    /// Reads a token's own expiry.
+    pub fn parse(token: &str) -> Result<Self, TokenError> {
+        let expires_at = instant(raw_claims(token)?.exp)?;
+        Ok(Self { token: token.into(), expires_at })
+    }
+
+    /// The claim `exp`.
+    pub fn expires_at(&self) -> DateTime<Utc> {
+        self.expires_at
+    }
+
+    /// The token itself, for the store and nothing else.
+    pub fn expose(&self) -> &str {
+        self.token.expose_secret()
+    }
+}
+
+impl fmt::Debug for AccessJwt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AccessJwt(exp {})", self.expires_at)
+    }
+}
+
+/// A refresh token: spent by its one use, and one link of the session's chain.
+#[derive(Clone)]
+pub struct RefreshJwt {
+    token: SecretString,
+    subject: String,
+    audience: String,
+    jti: String,
+    issued_at: DateTime<Utc>,
+    expires_at: DateTime<Utc>,
+}
+
+impl RefreshJwt {
+    /// Reads a token's claims.
+    pub fn parse(token: &str) -> Result<Self, TokenError> {
+        let claims = raw_claims(token)?;
+        Ok(Self {
+            subject: claims.sub.ok_or(TokenError::Claims)?,
+            audience: claims.aud.unwrap_or_default(),
+            jti: claims.jti.unwrap_or_else(|| fingerprint(token)),
+            issued_at: instant(claims.iat)?,
+            expires_at: instant(claims.exp)?,
+            token: token.into(),
+        })
+    }
+
+    /// The claim `sub`: the account's DID.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The claim `aud`: `did:web:` and the host of the server that can refresh it.
+    pub fn audience(&self) -> &str {
+        &self.audience
+    }
+
+    /// The claim `jti`, which names the link of the chain: two tokens of the same `jti` are
+    /// copies of one link. A server that sends none gets a fingerprint of the token.
+    pub fn jti(&self) -> &str {
+        &self.jti
+    }
+
+    /// The claim `iat`.
+    pub fn issued_at(&self) -> DateTime<Utc> {
+        self.issued_at
+    }
+
+    /// The claim `exp`.
+    pub fn expires_at(&self) -> DateTime<Utc> {
+        self.expires_at
+    }
+
+    /// The token itself, for the store and the request header, and nothing else.
+    pub fn expose(&self) -> &str {
+        self.token.expose_secret()
+    }
+
+    /// Whether the two are the same token, not merely the same link.
+    pub fn is(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl fmt::Debug for RefreshJwt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RefreshJwt(iat {}, exp {})", self.issued_at, self.expires_at)
+    }
+}
+
+fn fingerprint(token: &str) -> String {
+    let digest = Sha256::digest(token.as_bytes());
+    format!("sha256-{}", URL_SAFE_NO_PAD.encode(digest))
+}
+
+/// What one refresh yields: both tokens, which only make sense together.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    /// The new access token.
+    pub access: AccessJwt,
+    /// The new refresh token.
+    pub refresh: RefreshJwt,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An unsigned token with the given claims, for the tests of this crate.
+    pub(crate) fn token(claims: &serde_json::Value) -> String {
+        format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims.to_string()))
+    }
+
+    #[test]
+    fn claims_are_read() {
+        let text = token(&serde_json::json!({
+            "sub": "did:plc:a", "aud": "did:web:b.example", "jti": "j1", "iat": 10, "exp": 20,
+        }));
+        let jwt = RefreshJwt::parse(&text).unwrap();
+        assert_eq!(
+            (jwt.subject(), jwt.audience(), jwt.jti()),
+            ("did:plc:a", "did:web:b.example", "j1")
+        );
+        assert_eq!((jwt.issued_at().timestamp(), jwt.expires_at().timestamp()), (10, 20));
+        assert!(!format!("{jwt:?}").contains("e30"));
+        assert_eq!(AccessJwt::parse(&text).unwrap().expires_at().timestamp(), 20);
+    }
+
+    #[test]
+    fn a_token_without_jti_is_known_by_its_fingerprint() {
+        let one = RefreshJwt::parse(&token(&serde_json::json!({"sub": "d", "iat": 1, "exp": 2})))
+            .unwrap();
+        let two = RefreshJwt::parse(&token(&serde_json::json!({"sub": "d", "iat": 1, "exp": 3})))
+            .unwrap();
+        assert!(one.jti().starts_with("sha256-"));
+        assert_ne!(one.jti(), two.jti());
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused() {
+        let huge = "a".repeat(1_000_000);
+        let cases = [
+            ("", TokenError::NotJwt),
+            ("a.b", TokenError::NotJwt),
+            ("e30.!!!.c", TokenError::NotJwt),
+            ("e30.W10.c", TokenError::NotJwt),
+            (huge.as_str(), TokenError::TooLong),
+            ("e30.e30.c", TokenError::Claims),
+        ];
+        for (text, error) in cases {
+            assert_eq!(RefreshJwt::parse(text).unwrap_err(), error, "{text:.20}");
+        }
+        let far = token(&serde_json::json!({"sub": "d", "iat": 1, "exp": i64::MAX}));
+        assert_eq!(RefreshJwt::parse(&far).unwrap_err(), TokenError::Claims);
+    }
+}
