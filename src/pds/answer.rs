@@ -310,7 +310,7 @@ mod tests {
         for echo in [
             format!("invalid header: Bearer {ours}"),
             format!("token={ours};"),
-            format!("token:{}", &ours[..60]),
+            ours.chars().take(60).collect(),
             format!("\u{1b}[31m{ours}\nnext line\0"),
             ours.replace('.', " . "),
         ] {

@@ -31,7 +31,7 @@ pub struct Limits {
 impl Limits {
     /// How long a 429 asks to wait: `Retry-After`, else until the window ends.
     pub fn wait(&self) -> Option<Duration> {
-        self.retry_after.or_else(|| until(self.reset_at?, self.sent_at?))
+        self.retry_after.or_else(|| Some(until(self.reset_at?, self.sent_at?)))
     }
 
     pub(super) fn read(headers: &HeaderMap) -> Self {
@@ -62,8 +62,8 @@ fn http_date(value: &str) -> Option<DateTime<Utc>> {
 }
 
 /// From `now` to `then`; nothing if that has passed.
-fn until(then: DateTime<Utc>, now: DateTime<Utc>) -> Option<Duration> {
-    Some((then - now).to_std().unwrap_or(Duration::ZERO))
+fn until(then: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
+    (then - now).to_std().unwrap_or(Duration::ZERO)
 }
 
 fn moment(reset: u64, sent_at: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
@@ -78,7 +78,7 @@ fn moment(reset: u64, sent_at: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
 fn delay(value: &str, sent_at: Option<DateTime<Utc>>) -> Option<Duration> {
     match value.trim().parse::<u64>() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_a_date) => until(http_date(value)?, sent_at?),
+        Err(_a_date) => Some(until(http_date(value)?, sent_at?)),
     }
 }
 

@@ -46,11 +46,11 @@ impl Resolve for PublicOnly {
         Box::pin(async move {
             let found: Vec<SocketAddr> =
                 tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            if found.iter().all(|socket| is_public(socket.ip())) {
-                Ok(Box::new(found.into_iter()) as Addrs)
-            } else {
-                Err(Refused::PrivateAddress.into())
+            if !found.iter().all(|socket| is_public(socket.ip())) {
+                return Err(Refused::PrivateAddress.into());
             }
+            let addresses: Addrs = Box::new(found.into_iter());
+            Ok(addresses)
         })
     }
 }
@@ -84,22 +84,21 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     if let Some(mapped) = address.to_ipv4_mapped() {
         return is_public_v4(mapped);
     }
-    let [a, b, c, d, e, f, g, h] = address.segments();
+    let [first, second, third, .., seventh, eighth] = address.segments();
     let v4 = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
         is_public_v4(Ipv4Addr::new(a, b, c, d))
     };
-    match (a, b, c) {
+    match (first, second) {
         // NAT64's well-known prefix leads to the IPv4 address in its last 32 bits.
-        (0x64, 0xff9b, 0) if (d, e, f) == (0, 0, 0) => v4(g, h),
+        (0x64, 0xff9b) if third == 0 => v4(seventh, eighth),
         // So does 6to4, to the one in the middle.
-        (0x2002, _, _) => v4(b, c),
-        (0x2001, 0..=0x1ff, _) => false, // protocol assignments: Teredo, ORCHID, benchmarking
-        (0x2001, 0xdb8, _) => false,     // documentation
-        (0x3fff, 0..=0xfff, _) => false, // documentation
-        (0x2000..=0x3fff, _, _) => true, // global unicast: 2000::/3
-        // Loopback, unspecified, unique-local, link-local, multicast, and what is not assigned.
-        _ => false,
+        (0x2002, _) => v4(second, third),
+        // Protocol assignments (Teredo, ORCHID, benchmarking), and documentation twice.
+        (0x2001, 0..=0x1ff | 0xdb8) | (0x3fff, 0..=0xfff) => false,
+        // What is not global unicast is loopback, unspecified, unique-local, link-local,
+        // multicast, or not assigned.
+        _ => (0x2000..=0x3fff).contains(&first),
     }
 }
 
