@@ -12,7 +12,7 @@ mod resolve;
 
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue};
 use reqwest::{Request, Response, StatusCode};
 use rustls::crypto::{CryptoProvider, ring};
 use serde::Deserialize;
@@ -148,10 +148,12 @@ impl Client {
             .map_err(|_invalid| "was not asked: the refresh token cannot be sent".to_owned())?;
         bearer.set_sensitive(true);
         let client = self.client(service)?;
-        // No body and no content type: the reference server refuses even `{}`.
+        // No body and no content type: the reference server refuses even `{}`. The length is said
+        // nevertheless (RFC 9110, section 8.6): some proxies refuse a POST without one.
         let request = client
             .post(method(service, "com.atproto.server.refreshSession"))
-            .header(AUTHORIZATION, bearer);
+            .header(AUTHORIZATION, bearer)
+            .header(CONTENT_LENGTH, 0);
         send(client, request.build()).await
     }
 
