@@ -1,0 +1,4 @@
+//! Tests against real services: one binary, one file per behaviour.
+
+mod harness;
+mod queue;
