@@ -6,14 +6,14 @@
 
 pub mod budget;
 pub mod clock;
-// pub mod config;
-// pub mod daemon;
+pub mod config;
+pub mod daemon;
 pub mod domain;
 pub mod events;
-// pub mod http;
+pub mod http;
 pub mod lifecycle;
 pub mod link;
-// pub mod logging;
+pub mod logging;
 pub mod pds;
 pub mod planner;
 pub mod queue;
