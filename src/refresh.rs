@@ -99,7 +99,7 @@ impl Refresher {
     async fn call(&self, service: &ServiceUrl, token: &RefreshJwt) -> Answer {
         let mut unsaved = self.unsaved.subscribe();
         // The sender lives as long as this shell: waiting cannot fail.
-        let _none = unsaved.wait_for(|unsaved| *unsaved == 0).await;
+        let _none = unsaved.wait_for(|unsaved| *unsaved == 0).await.map(drop);
         let reply = self.pds.refresh_session(service, token).await;
         if let Some(wait) = closure(&reply) {
             self.budget.close(service, wait).await;

@@ -26,7 +26,7 @@ use crate::domain::identity::ServiceUrl;
 use crate::domain::routing::Routing;
 
 pub use self::problem::{ConfigErrors, Problem};
-pub use self::redis::{Redis, RedisServers};
+pub use self::redis::Redis;
 pub use self::sources::Sources;
 
 /// Everything that can be set. Its `Debug` shows no secret.

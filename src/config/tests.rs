@@ -7,6 +7,7 @@ use std::path::Path;
 use secrecy::ExposeSecret as _;
 
 use super::*;
+use crate::link::Nodes;
 
 const URI: &str = "mongodb://app:hunter2@db.example:27017/shop";
 
@@ -38,8 +39,8 @@ fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
 #[test]
 fn the_defaults() {
     let config = load(&[("MONGODB_URI", URI)]).unwrap();
-    let one = RedisServers::One { host: "localhost".to_owned(), port: 6_379, tls: false };
-    assert_eq!(config.redis.servers, one);
+    let one = Nodes::Server { host: "localhost".to_owned(), port: 6_379, tls: false };
+    assert_eq!(config.redis.target.nodes, one);
     assert_eq!((config.redis.db, config.redis.key_prefix.as_str()), (0, "refreshd"));
     assert!(config.redis.username.is_none() && config.redis.password.is_none());
     assert_eq!(config.mongo.uri.expose_secret(), URI);
@@ -86,8 +87,8 @@ fn the_environment_goes_before_dotenv_before_the_file_before_the_default() {
     ]);
     let given = [("MONGODB_URI", URI), ("REDIS_HOST", "environment"), ("REDIS_DB", " ")];
     let config = load_in(&given, folder.path()).unwrap();
-    let one = RedisServers::One { host: "environment".to_owned(), port: 2, tls: false };
-    assert_eq!(config.redis.servers, one);
+    let one = Nodes::Server { host: "environment".to_owned(), port: 2, tls: false };
+    assert_eq!(config.redis.target.nodes, one);
     // An empty value counts as not set.
     assert_eq!(config.redis.db, 3);
     assert!(config.pds.allow_private);
@@ -198,8 +199,8 @@ fn an_address_of_redis_overrides_the_single_variables() {
         ("REDIS_PASSWORD", "ignored"),
     ])
     .unwrap();
-    let one = RedisServers::One { host: "r.example".to_owned(), port: 6_379, tls: true };
-    assert_eq!(config.redis.servers, one);
+    let one = Nodes::Server { host: "r.example".to_owned(), port: 6_379, tls: true };
+    assert_eq!(config.redis.target.nodes, one);
     assert_eq!(config.redis.password.unwrap().expose_secret(), "s3cret");
     assert_eq!(config.redis.db, 2);
     assert_eq!(config.mongo.database, "shop");
@@ -350,7 +351,7 @@ fn no_secret_is_ever_shown() {
     let folder = tempfile::tempdir().unwrap();
     let sources = sources(&given, folder.path());
     let config = Config::load(&sources).unwrap();
-    let text = format!("{config:?} {config:#?} {sources:?} {}", config.redis.servers);
+    let text = format!("{config:?} {config:#?} {sources:?} {}", config.redis.target.place());
     assert!(!text.contains("s3cr3t") && !text.contains("hunter2"), "{text}");
     // One that was put in the wrong place is not shown either.
     let wrong =
