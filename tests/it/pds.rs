@@ -8,7 +8,7 @@ use refreshd::domain::answer::{Answer, Session};
 use refreshd::domain::identity::ServiceUrl;
 use refreshd::domain::outcome::Outcome;
 use refreshd::domain::session::RefreshJwt;
-use refreshd::pds::{Client, ClientConfig, PdsError, Reply};
+use refreshd::pds::{Client, ClientConfig, MAX_ANSWER_BYTES, PdsError, Reply};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -175,7 +175,11 @@ async fn trouble_says_nothing_about_the_account() {
         (Fault::answer(401, r#"{"error":"AuthMissing"}"#), Some(401), "AuthMissing"),
         (Fault::answer(500, "{}"), Some(500), "answered 500"),
         (Fault::Huge, Some(200), "too large"),
-        (Fault::Endless, Some(200), "too large"),
+        (Fault::Chunked(usize::MAX), Some(200), "too large"),
+        (Fault::Chunked(MAX_ANSWER_BYTES + 1), Some(200), "too large"),
+        (Fault::Chunked(MAX_ANSWER_BYTES), Some(200), "something that is not a session"),
+        (Fault::answer(500, &" ".repeat(MAX_ANSWER_BYTES + 1)), Some(500), "too large"),
+        (Fault::answer(500, &" ".repeat(MAX_ANSWER_BYTES)), Some(500), "answered 500"),
         (Fault::DropBefore, None, "broke off"),
         (Fault::DropAfter, None, "broke off"),
     ] {

@@ -10,13 +10,13 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::http::{self, Http};
-use super::{PATIENCE, eventually};
+use super::{PATIENCE, arrival};
 
 /// The admin token that the tests' daemons are started with.
-pub const ADMIN_TOKEN: &str = "a-token-for-the-tests-0123456789abcdef";
+pub(crate) const ADMIN_TOKEN: &str = "a-token-for-the-tests-0123456789abcdef";
 
 /// A daemon process. It is killed when this is dropped.
-pub struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     log: Log,
     admin: String,
@@ -26,14 +26,14 @@ pub struct Daemon {
 
 /// What the daemon has logged so far.
 #[derive(Clone)]
-pub struct Log {
+pub(crate) struct Log {
     lines: Arc<Mutex<Vec<Value>>>,
     count: watch::Receiver<usize>,
 }
 
 impl Daemon {
     /// Starts `refreshd run` with exactly these settings, and waits until it is ready.
-    pub async fn start(settings: &[(String, String)]) -> Self {
+    pub(crate) async fn start(settings: &[(String, String)]) -> Self {
         let mut daemon = Self::spawn(settings);
         let ready = daemon.log.wait(|line| line["event"] == "ready" || line["event"] == "log_ended").await;
         if ready["event"] != "ready" {
@@ -47,7 +47,7 @@ impl Daemon {
     }
 
     /// Starts it without waiting for anything.
-    pub fn spawn(settings: &[(String, String)]) -> Self {
+    pub(crate) fn spawn(settings: &[(String, String)]) -> Self {
         let cwd = TempDir::new().expect("a temporary folder");
         let mut child = Command::new(crate::binary())
             .arg("run")
@@ -70,27 +70,27 @@ impl Daemon {
     }
 
     /// Its log.
-    pub fn log(&self) -> &Log {
+    pub(crate) fn log(&self) -> &Log {
         &self.log
     }
 
     /// Its process id.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id().expect("a living daemon")
     }
 
     /// POSTs to the admin API with the right token.
-    pub async fn post(&self, path: &str, body: &str) -> (u16, Value) {
+    pub(crate) async fn post(&self, path: &str, body: &str) -> (u16, Value) {
         self.http.post(&format!("{}{path}", self.admin), Some(ADMIN_TOKEN), body).await
     }
 
     /// GETs from it with the right token.
-    pub async fn get(&self, path: &str) -> (u16, Value) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
         self.http.get(&format!("{}{path}", self.admin), Some(ADMIN_TOKEN)).await
     }
 
     /// Refreshes one account by name and waits for its outcome.
-    pub async fn refresh(&self, account: &str) -> Value {
+    pub(crate) async fn refresh(&self, account: &str) -> Value {
         let (status, answer) =
             self.post("/api/admin/refresh-tokens", &format!(r#"{{"accountId":"{account}"}}"#)).await;
         assert_eq!(status, 200, "{answer}");
@@ -98,16 +98,16 @@ impl Daemon {
     }
 
     /// Refreshes all accounts and waits for the run's end.
-    pub async fn refresh_all(&self) -> Value {
+    pub(crate) async fn refresh_all(&self) -> Value {
         let (status, answer) = self.post("/api/admin/refresh-tokens", "{}").await;
         assert_eq!(status, 200, "{answer}");
         self.run(answer["jobId"].as_str().expect("a run id")).await
     }
 
     /// Waits until a job is done, and answers what the admin API says of it.
-    pub async fn job(&self, id: &str) -> Value {
+    pub(crate) async fn job(&self, id: &str) -> Value {
         let path = format!("/api/admin/jobs/{id}");
-        eventually(&format!("job {id} is done"), || async {
+        arrival(&format!("job {id} is done"), PATIENCE, || async {
             let (_, job) = self.get(&path).await;
             (job["state"] == "done").then_some(job)
         })
@@ -115,9 +115,9 @@ impl Daemon {
     }
 
     /// Waits until a run is done, and answers what the admin API says of it.
-    pub async fn run(&self, id: &str) -> Value {
+    pub(crate) async fn run(&self, id: &str) -> Value {
         let path = format!("/api/admin/runs/{id}");
-        eventually(&format!("run {id} is done"), || async {
+        arrival(&format!("run {id} is done"), PATIENCE, || async {
             let (_, run) = self.get(&path).await;
             (run["state"] == "done").then_some(run)
         })
@@ -125,7 +125,7 @@ impl Daemon {
     }
 
     /// Sends a signal by name.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = std::process::Command::new("kill")
             .args(["-s", name, &self.pid().to_string()])
             .status()
@@ -134,7 +134,7 @@ impl Daemon {
     }
 
     /// Waits for its end.
-    pub async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         tokio::time::timeout(PATIENCE, self.child.wait())
             .await
             .unwrap_or_else(|_late| panic!("the daemon does not end:\n{}", self.log.text()))
@@ -142,13 +142,13 @@ impl Daemon {
     }
 
     /// Stops it as a supervisor would, and waits for its end.
-    pub async fn stop(mut self) -> ExitStatus {
+    pub(crate) async fn stop(mut self) -> ExitStatus {
         self.signal("TERM");
         self.ended().await
     }
 
     /// Kills it without warning.
-    pub async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         self.child.kill().await.expect("it is killed");
     }
 }
@@ -170,12 +170,12 @@ impl Log {
     }
 
     /// All lines so far that are so.
-    pub fn matching(&self, which: impl Fn(&Value) -> bool) -> Vec<Value> {
+    pub(crate) fn matching(&self, which: impl Fn(&Value) -> bool) -> Vec<Value> {
         self.lines.lock().expect("no panic").iter().filter(|line| which(line)).cloned().collect()
     }
 
     /// The first line that is so, now or to come.
-    pub async fn wait(&self, which: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn wait(&self, which: impl Fn(&Value) -> bool) -> Value {
         let mut count = self.count.clone();
         let found = async {
             loop {
@@ -193,7 +193,7 @@ impl Log {
     }
 
     /// The lines as they were written.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.lines.lock().expect("no panic").iter().map(|line| format!("{line}\n")).collect()
     }
 }

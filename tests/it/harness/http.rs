@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 /// See [`client`].
-pub struct Http(reqwest::Client);
+pub(crate) struct Http(reqwest::Client);
 
 /// A client without proxies, with a generous time-out.
-pub fn client() -> Http {
+pub(crate) fn client() -> Http {
     let _second_time = rustls::crypto::ring::default_provider().install_default();
     let builder = reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_secs(60));
     Http(builder.build().expect("an HTTP client"))
@@ -14,12 +14,12 @@ pub fn client() -> Http {
 
 impl Http {
     /// POSTs a body as JSON; answers status and body (null when it is not JSON).
-    pub async fn post(&self, url: &str, token: Option<&str>, body: &str) -> (u16, Value) {
+    pub(crate) async fn post(&self, url: &str, token: Option<&str>, body: &str) -> (u16, Value) {
         self.send(self.0.post(url).header("content-type", "application/json").body(body.to_owned()), token).await
     }
 
     /// GETs; answers status and body.
-    pub async fn get(&self, url: &str, token: Option<&str>) -> (u16, Value) {
+    pub(crate) async fn get(&self, url: &str, token: Option<&str>) -> (u16, Value) {
         self.send(self.0.get(url), token).await
     }
 

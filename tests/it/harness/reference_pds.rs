@@ -12,9 +12,9 @@ use super::http::{self, Http};
 use super::part;
 
 /// A running reference PDS. It ends when this is dropped.
-pub struct ReferencePds {
+pub(crate) struct ReferencePds {
     /// Its address, as an application would be given it.
-    pub url: String,
+    pub(crate) url: String,
     control: String,
     http: Http,
     data: TempDir,
@@ -25,12 +25,12 @@ pub struct ReferencePds {
 
 /// An account there, and the session that its creation began.
 #[derive(Debug, Clone)]
-pub struct PdsAccount {
-    pub did: String,
-    pub handle: String,
-    pub access: String,
-    pub refresh: String,
-    pub password: String,
+pub(crate) struct PdsAccount {
+    pub(crate) did: String,
+    pub(crate) handle: String,
+    pub(crate) access: String,
+    pub(crate) refresh: String,
+    pub(crate) password: String,
 }
 
 impl PdsAccount {
@@ -48,12 +48,12 @@ impl PdsAccount {
 
 impl ReferencePds {
     /// Starts one, with its rate limits switched off.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::spawn(TempDir::new().expect("a temporary folder"), &[]).await
     }
 
     /// Starts one with its rate limits switched on: 3,000 calls in 5 minutes.
-    pub async fn start_with_rate_limits() -> Self {
+    pub(crate) async fn start_with_rate_limits() -> Self {
         Self::spawn(TempDir::new().expect("a temporary folder"), &["--rate-limits"]).await
     }
 
@@ -87,41 +87,41 @@ impl ReferencePds {
     }
 
     /// Where it keeps its data.
-    pub fn data(&self) -> &Path {
+    pub(crate) fn data(&self) -> &Path {
         self.data.path()
     }
 
     /// Creates an account `<name>.test`.
-    pub async fn create(&self, name: &str) -> PdsAccount {
+    pub(crate) async fn create(&self, name: &str) -> PdsAccount {
         PdsAccount::read(&self.control("/accounts", json!({"handle": format!("{name}.test")})).await)
     }
 
     /// Creates accounts `<prefix>0.test` and on.
-    pub async fn create_many(&self, prefix: &str, count: usize) -> Vec<PdsAccount> {
+    pub(crate) async fn create_many(&self, prefix: &str, count: usize) -> Vec<PdsAccount> {
         let all = self.control("/accounts", json!({"count": count, "prefix": prefix})).await;
         all.as_array().expect("a list").iter().map(PdsAccount::read).collect()
     }
 
     /// Whether an access token is good for posting: `getSession` takes it.
-    pub async fn accepts(&self, access: &str) -> bool {
+    pub(crate) async fn accepts(&self, access: &str) -> bool {
         self.control("/get-session", json!({"accessJwt": access})).await["status"] == 200
     }
 
     /// What `refreshSession` answers to a token: status and body.
-    pub async fn refresh(&self, refresh: &str) -> (u64, Value) {
+    pub(crate) async fn refresh(&self, refresh: &str) -> (u64, Value) {
         let answer = self.control("/refresh", json!({"refreshJwt": refresh})).await;
         (answer["status"].as_u64().expect("a status"), answer["body"].clone())
     }
 
     /// Any call of the control API.
-    pub async fn control(&self, path: &str, body: Value) -> Value {
+    pub(crate) async fn control(&self, path: &str, body: Value) -> Value {
         let (status, answer) = self.http.post(&format!("{}{path}", self.control), None, &body.to_string()).await;
         assert!((200..300).contains(&status), "{path} {body}: {status} {answer}");
         answer
     }
 
     /// How many `refreshSession` calls were answered so far.
-    pub async fn refreshes(&self) -> u64 {
+    pub(crate) async fn refreshes(&self) -> u64 {
         let (_, counts) = self.http.get(&format!("{}/requests", self.control), None).await;
         counts.as_object().expect("counts").values().filter_map(Value::as_u64).sum()
     }

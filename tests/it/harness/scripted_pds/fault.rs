@@ -8,6 +8,8 @@ use std::time::Duration;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::time::{Interval, interval};
 
+const CHUNK: &[u8] = &[b' '; 64 * 1_024];
+
 /// One call's misfortune.
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {
@@ -25,8 +27,8 @@ pub(crate) enum Fault {
     SlowLoris,
     /// A 200 of 10 MB, announced as such; nothing is spent.
     Huge,
-    /// A 200 whose body never ends; nothing is spent.
-    Endless,
+    /// A 200 with so many blanks whose length is not announced; nothing is spent.
+    Chunked(usize),
     /// The token is spent, and the answer names somebody else.
     WrongDid,
 }
@@ -61,7 +63,7 @@ impl Fault {
 pub(crate) enum Answer {
     Text(Option<Bytes>),
     Drip(Interval),
-    Endless(Bytes),
+    Chunked(usize),
 }
 
 impl Answer {
@@ -73,8 +75,8 @@ impl Answer {
         Self::Drip(interval(Duration::from_millis(50)))
     }
 
-    pub(crate) fn endless() -> Self {
-        Self::Endless(vec![b' '; 64 * 1_024].into())
+    pub(crate) fn chunked(length: usize) -> Self {
+        Self::Chunked(length)
     }
 }
 
@@ -88,7 +90,11 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let data = match self.get_mut() {
             Self::Text(text) => text.take(),
-            Self::Endless(chunk) => Some(chunk.clone()),
+            Self::Chunked(left) => {
+                let length = (*left).min(CHUNK.len());
+                *left -= length;
+                (length > 0).then(|| Bytes::from_static(CHUNK).slice(..length))
+            }
             Self::Drip(pace) => {
                 std::task::ready!(pace.poll_tick(context));
                 Some(Bytes::from_static(b" "))
@@ -107,7 +113,7 @@ impl Body for Answer {
                 let length = text.as_ref().map_or(0, Bytes::len);
                 SizeHint::with_exact(u64::try_from(length).unwrap())
             }
-            Self::Drip(_) | Self::Endless(_) => SizeHint::default(),
+            Self::Drip(_) | Self::Chunked(_) => SizeHint::default(),
         }
     }
 }

@@ -109,7 +109,7 @@ async fn refresh(inner: &Inner, request: &Request<Incoming>) -> Result<Response<
         Some(Fault::DropBefore) => return Err(HangUp),
         Some(Fault::Hang) => return std::future::pending().await,
         Some(Fault::SlowLoris) => return Ok(response(200, Answer::drip())),
-        Some(Fault::Endless) => return Ok(response(200, Answer::endless())),
+        Some(Fault::Chunked(length)) => return Ok(response(200, Answer::chunked(length))),
         Some(Fault::Huge) => return Ok(response(200, Answer::text(" ".repeat(10_000_000)))),
         Some(Fault::WrongDid) => {
             return Ok(process(inner, request, claims, |session| {
