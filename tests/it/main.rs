@@ -1,0 +1,6 @@
+//! The tests that need more than a function: one binary, one file per behaviour.
+
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod store;
