@@ -14,9 +14,9 @@ use tokio::sync::Mutex;
 
 /// How the server is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// A replica set of one.
-    ReplicaSet,
+pub(crate) enum Topology {
+    /// A replica set of this many; only one is built so far.
+    ReplicaSet(u8),
     /// No replica set at all.
     Standalone,
     /// The same, with logins.
@@ -26,7 +26,7 @@ pub(crate) enum Kind {
 /// The server; stopped when dropped.
 #[derive(Debug)]
 pub(crate) struct MongoServer {
-    kind: Kind,
+    kind: Topology,
     port: u16,
     folder: TempDir,
     process: Option<Child>,
@@ -35,12 +35,13 @@ pub(crate) struct MongoServer {
 
 impl MongoServer {
     /// Starts a server and waits until it takes writes.
-    pub(crate) async fn start(kind: Kind) -> Self {
+    pub(crate) async fn start(kind: Topology) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let folder = TempDir::new().unwrap();
         let mut server = Self { kind, port, folder, process: None, databases: AtomicU32::new(0) };
         server.restart().await;
-        if kind == Kind::ReplicaSet {
+        if let Topology::ReplicaSet(members) = kind {
+            assert_eq!(members, 1, "one process is one member");
             let member = doc! { "_id": 0, "host": format!("127.0.0.1:{port}") };
             let direct = format!("mongodb://127.0.0.1:{port}/?directConnection=true");
             let set = doc! { "replSetInitiate": { "_id": "rs0", "members": [member] } };
@@ -57,7 +58,7 @@ impl MongoServer {
         if let Some(server) = shared.upgrade() {
             return server;
         }
-        let server = Arc::new(Self::start(Kind::ReplicaSet).await);
+        let server = Arc::new(Self::start(Topology::ReplicaSet(1)).await);
         *shared = Arc::downgrade(&server);
         server
     }
@@ -69,7 +70,7 @@ impl MongoServer {
 
     /// Its connection string, without a database.
     pub(crate) fn uri(&self) -> String {
-        let set = if self.kind == Kind::ReplicaSet { "?replicaSet=rs0" } else { "" };
+        let set = if matches!(self.kind, Topology::ReplicaSet(_)) { "?replicaSet=rs0" } else { "" };
         format!("mongodb://127.0.0.1:{}/{set}", self.port)
     }
 
@@ -112,9 +113,9 @@ impl MongoServer {
             .stdout(log)
             .stderr(Stdio::null());
         match self.kind {
-            Kind::ReplicaSet => command.args(["--replSet", "rs0", "--oplogSize", "64"]),
-            Kind::Standalone => &mut command,
-            Kind::WithLogins => command.arg("--auth"),
+            Topology::ReplicaSet(_) => command.args(["--replSet", "rs0", "--oplogSize", "64"]),
+            Topology::Standalone => &mut command,
+            Topology::WithLogins => command.arg("--auth"),
         };
         command.spawn().unwrap_or_else(|error| {
             panic!(

@@ -11,7 +11,7 @@ use refreshd::store::Cas;
 
 use super::{Place, account, at, jwt, note, refresh_token, rotation};
 use crate::harness::cable::Cable;
-use crate::harness::mongo::{Kind, MongoServer};
+use crate::harness::mongo::{MongoServer, Topology};
 
 fn millis(seconds: i64) -> mongodb::bson::DateTime {
     mongodb::bson::DateTime::from_millis(at(seconds).timestamp_millis())
@@ -247,7 +247,7 @@ async fn a_repeat_after_an_unseen_success_finds_its_own_pair() {
 
 #[tokio::test]
 async fn a_lost_reply_is_repaired_without_a_replica_set() {
-    let mut server = MongoServer::start(Kind::Standalone).await;
+    let mut server = MongoServer::start(Topology::Standalone).await;
     let cable = Cable::to(server.port(), "refreshToken").await;
     let uri = format!("mongodb://127.0.0.1:{}/", cable.port());
     let place = Place::at(&uri, "lost", Some(&server.uri())).await;

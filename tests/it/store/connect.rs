@@ -6,7 +6,7 @@ use refreshd::domain::outcome::Trigger;
 use refreshd::store::{Store, StoreError};
 
 use super::{Place, account, at, config, rotation};
-use crate::harness::mongo::{Kind, MongoServer};
+use crate::harness::mongo::{MongoServer, Topology};
 
 #[tokio::test]
 async fn the_database_is_the_uris_then_mongo_db_then_test() {
@@ -54,7 +54,7 @@ async fn a_server_that_is_not_there_is_named_as_the_trouble() {
 
 #[tokio::test]
 async fn logins_and_rights_are_told_apart() {
-    let server = MongoServer::start(Kind::WithLogins).await;
+    let server = MongoServer::start(Topology::WithLogins).await;
     let admin = Client::with_uri_str(server.uri()).await.unwrap().database("admin");
     let root = doc! { "createUser": "root", "pwd": "root", "roles": ["root"] };
     admin.run_command(root).await.unwrap();
