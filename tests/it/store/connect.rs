@@ -22,6 +22,14 @@ async fn the_database_is_the_uris_then_mongo_db_then_test() {
 }
 
 #[tokio::test]
+async fn the_place_names_servers_and_no_login() {
+    let uri = "mongodb://user:secret@one.example,two.example:27018/app?replicaSet=rs0";
+    let store = Store::connect(&config(uri, None)).await.unwrap();
+    assert_eq!(store.place(), "one.example:27017, two.example:27018");
+    assert!(!format!("{store:?}").contains("secret"));
+}
+
+#[tokio::test]
 async fn a_bad_uri_is_refused_without_being_quoted() {
     for uri in [
         "",
