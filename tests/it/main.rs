@@ -1,4 +1,6 @@
-//! Tests against real services: one binary, one file per behaviour.
+//! The tests that need more than a function: one binary, one file per behaviour.
 
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
 mod queue;
