@@ -3,13 +3,27 @@
 #[cfg(test)]
 mod bluesky;
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod instances;
 #[cfg(test)]
 mod pds;
 #[cfg(test)]
 mod queue;
 #[cfg(test)]
+mod runs;
+#[cfg(test)]
+mod servers;
+#[cfg(test)]
 mod store;
+#[cfg(test)]
+mod ticks;
+#[cfg(test)]
+mod wipes;
+#[cfg(test)]
+mod writers;
 
 /// The program under test.
 #[cfg(test)]
