@@ -20,7 +20,7 @@ use crate::lifecycle::{self, Exit, Signals};
 use crate::link::{Health, Link};
 use crate::pds;
 use crate::planner::{self, Planner};
-use crate::queue::{Keys, Queue};
+use crate::queue::{Drained, Keys, Queue};
 use crate::refresh::Refresher;
 use crate::scheduler::Scheduler;
 use crate::store::{Store, StoreConfig, StoreError};
@@ -37,6 +37,8 @@ pub struct Services {
     pub link: Link,
     /// MongoDB.
     pub store: Store,
+    /// Where MongoDB is, for people.
+    pub mongo: String,
     /// The jobs.
     pub queue: Queue,
     /// The hash-tagged prefix of all keys.
@@ -46,16 +48,16 @@ pub struct Services {
 impl Services {
     /// Makes the clients; nothing is connected yet.
     pub async fn new(config: &Config) -> anyhow::Result<Self> {
-        let link = Link::new(config.redis.target.clone());
+        let link = Link::new(config.redis.target.clone())?;
         let store = Store::connect(&StoreConfig {
             uri: config.mongo.uri.clone(),
-            database: config.mongo.database.clone(),
+            database: Some(config.mongo.database.clone()),
             collection: config.mongo.collection.clone(),
         })
         .await?;
         let keys = Keys::new(&config.redis.key_prefix, store.database(), store.collection());
         let queue = Queue::new(link.clone(), keys.clone(), instance(&config.pds.egress_id), config.workers);
-        Ok(Self { link, store, queue, keys })
+        Ok(Self { link, store, mongo: config.mongo.hosts.clone(), queue, keys })
     }
 }
 
@@ -106,7 +108,7 @@ async fn start_up(services: &Services, patience: Duration) -> Result<(), Exit> {
     let redis = wait_for("Redis", services.link.place(), deadline, async || {
         services.link.server_info().await.map(drop).map_err(|error| services.link.explain(&error))
     });
-    let mongo = wait_for("MongoDB", services.store.place(), deadline, async || {
+    let mongo = wait_for("MongoDB", services.mongo.clone(), deadline, async || {
         services.store.ping().await.map_err(|error| error.to_string())
     });
     let (redis, mongo) = tokio::join!(redis, mongo);
@@ -152,7 +154,7 @@ async fn work(
     let clock = Clock::system();
     let admin = admin(config, &services, &clock, (tasks, stop)).await?;
     let budget =
-        Arc::new(Budget::new(services.link.clone(), &services.keys, &config.pds.egress_id, config.pds.per_second));
+        Arc::new(Budget::new(services.link.clone(), services.keys.prefix(), &config.pds.egress_id, config.pds.per_second));
     let routing = config.pds.routing();
     plan(config, &services, (&budget, &clock), (tasks, stop))?;
 
@@ -168,7 +170,7 @@ async fn work(
     let handler = move |job| worker::work(Arc::clone(&refresher), job);
     let queue = services.queue.clone();
     let drain = stop.child_token();
-    let mut workers = std::pin::pin!(queue.run(handler, drain.clone(), config.life.shutdown));
+    let mut workers = std::pin::pin!(queue.run(handler, tasks, drain, config.life.shutdown));
 
     lifecycle::ready();
     tracing::info!(event = "ready", admin = admin.map(tracing::field::display), "ready");
@@ -178,12 +180,15 @@ async fn work(
             Exit::Fine
         }
         () = redis_lost(&services.link, config.life.redis_down_exit_after) => Exit::RedisLost,
-        _ended = &mut workers => anyhow::bail!("the workers ended by themselves"),
+        ended = &mut workers => {
+            ended?;
+            anyhow::bail!("the workers ended without being asked to")
+        }
     };
     lifecycle::stopping();
     stop.cancel();
     tokio::select! {
-        unfinished = workers => Ok(drained(exit, unfinished)),
+        drained = workers => Ok(stopped(exit, drained?)),
         name = signals.next() => {
             tracing::warn!(event = "stop", signal = name, "{name} again: stopping at once");
             Ok(Exit::Failed)
@@ -191,16 +196,22 @@ async fn work(
     }
 }
 
-fn drained(exit: Exit, unfinished: usize) -> Exit {
-    if unfinished == 0 {
-        tracing::info!(event = "stopped", "stopped; every job that ran is finished");
-        return exit;
+fn stopped(exit: Exit, drained: Drained) -> Exit {
+    match drained.released {
+        Some(0) => {
+            tracing::info!(event = "stopped", "stopped; every job that ran is finished");
+            return exit;
+        }
+        Some(jobs) => tracing::warn!(
+            event = "stopped",
+            jobs,
+            "stopped; {jobs} jobs did not finish within SHUTDOWN_TIMEOUT and will run again"
+        ),
+        None => tracing::warn!(
+            event = "stopped",
+            "stopped while Redis is away; jobs that were not finished will run again"
+        ),
     }
-    tracing::warn!(
-        event = "stopped",
-        unfinished,
-        "stopped; {unfinished} jobs did not finish within SHUTDOWN_TIMEOUT and will run again"
-    );
     if exit == Exit::Fine { Exit::Failed } else { exit }
 }
 
@@ -279,7 +290,7 @@ fn plan(
             store: services.store.clone(),
             queue: services.queue.clone(),
             schedule: Schedule::parse(&cron.pattern, cron.zone)?,
-            limit: config.schedule.limit,
+            limit: config.schedule.limit.unwrap_or(0),
             clock: clock.clone(),
         };
         tasks.spawn(scheduler.run(stop.clone()));

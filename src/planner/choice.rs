@@ -9,7 +9,7 @@ use crate::queue::{Lane, NewJob};
 use crate::store::Run;
 
 /// What a run does with an account.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Choice {
     /// Nothing: it is not the daemon's to refresh, or known to be beyond it.
     Skip,
@@ -30,7 +30,10 @@ pub(super) fn choose(document: &Document, run: &Run, routing: &Routing) -> Choic
     if run.pass > 0 && was_tried_since(document, run.cut_off) {
         return Choice::Skip;
     }
-    Choice::Job(Box::new(NewJob { run: Some(run.id.clone()), ..job(document, run.trigger, Lane::Bulk, routing) }))
+    Choice::Job(Box::new(NewJob {
+        run: Some(run.id.clone()),
+        ..job(document, run.trigger, Lane::Bulk, routing)
+    }))
 }
 
 /// The job for an account: in `lane` if it is active, in the lowest if it is in trouble.
@@ -57,7 +60,9 @@ fn is_settled(document: &Document) -> bool {
         (StoredToken::Token(token), Status::Revoked | Status::Expired) => {
             document.kept.judged_jti.as_deref() == Some(token.jti())
         }
-        (StoredToken::Null, Status::Error) => document.kept.outcome == Some(Outcome::NoRefreshToken),
+        (StoredToken::Null, Status::Error) => {
+            document.kept.outcome == Some(Outcome::NoRefreshToken)
+        }
         _ => false,
     }
 }

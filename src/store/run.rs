@@ -56,6 +56,8 @@ pub struct Run {
     pub tick: Option<DateTime<Utc>>,
     /// How many scheduled runs there have been, this one included.
     pub ordinal: Option<u64>,
+    /// How often its accounts were walked before, because Redis lost some of its jobs.
+    pub pass: u32,
     /// What came of it so far.
     pub counts: Counts,
 }
@@ -84,6 +86,7 @@ impl Run {
             ended_at: None,
             tick: None,
             ordinal: None,
+            pass: 0,
             counts: Counts::default(),
         }
     }
@@ -101,6 +104,7 @@ impl Run {
             ended_at: field::time(raw, "endedAt"),
             tick: field::time(raw, "tick"),
             ordinal: field::count(raw, "ordinal"),
+            pass: field::count(raw, "pass").and_then(|n| n.try_into().ok()).unwrap_or_default(),
             counts,
         })
     }
@@ -114,6 +118,7 @@ impl Run {
             "createdAt": field::date(self.created_at),
             "startedAt": field::date_or_null(self.started_at),
             "endedAt": field::date_or_null(self.ended_at),
+            "pass": field::whole(self.pass.into()),
             "counts": self.counts.to_bson(),
         };
         if let Some(tick) = self.tick {

@@ -4,7 +4,8 @@ use mongodb::bson::{Bson, Document as BsonDocument, RawDocument, doc};
 
 use super::bound::{LONGEST_CALL, LONGEST_READ, bounded};
 use super::error::StoreError;
-use super::{ROWS, Store, field, write};
+use super::run::Counts;
+use super::{ROWS, RUNS, Store, field, write};
 use crate::domain::identity::AccountId;
 use crate::domain::run::RunId;
 
@@ -119,12 +120,14 @@ impl Store {
         .await
     }
 
-    /// Puts all of a run's rows back to the start, and their counts to zero: its jobs were lost,
-    /// and the walk begins again.
-    pub async fn reset_rows(&self, run: &RunId) -> Result<(), StoreError> {
+    /// Begins a run's walk again, because its jobs were lost: its rows go back to the start, and
+    /// then its `pass` goes up. After an error in between, the rows are simply put back again.
+    pub async fn walk_again(&self, run: &RunId, counts: &Counts) -> Result<(), StoreError> {
         bounded(LONGEST_CALL, async {
             let start = doc! { "cursor": Bson::Null, "done": false, "jobs": 0_i64, "fresh": 0_i64 };
             self.named(ROWS).update_many(of(run), doc! { "$set": start }).await?;
+            let change = doc! { "$set": { "counts": counts.to_bson() }, "$inc": { "pass": 1 } };
+            self.named(RUNS).update_one(doc! { "_id": run.as_str() }, change).await?;
             Ok(())
         })
         .await
