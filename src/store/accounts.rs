@@ -1,10 +1,13 @@
 //! Reading accounts: one, a server's page by page, those due, those not yet told apart.
 
 use chrono::{DateTime, Utc};
-use mongodb::bson::{Document as Filter, doc};
+use mongodb::bson::{Document as Filter, Document as Fields, RawDocument, doc};
+use mongodb::options::Hint;
 
 use super::bound::{LONGEST_CALL, LONGEST_READ, bounded};
+use super::error::is_bad_hint;
 use super::field::{self, date};
+use super::indexes::{BY_SERVICE, DUE};
 use super::{PLATFORM, Store, StoreError, document, write};
 use crate::domain::account::{Document, Status};
 use crate::domain::identity::AccountId;
@@ -12,11 +15,23 @@ use crate::domain::identity::AccountId;
 const SERVICE: &str = "tokenRefresh.service";
 const NEXT: &str = "tokenRefresh.nextAttemptAt";
 
-/// A question for documents: filter, order, and how many at most.
+/// A question for documents, and the index that answers it. The index is named, because a plan
+/// that was cached when the collection was small, or all accounts were new, would stay.
 struct Query {
+    index: &'static str,
     filter: Filter,
     sort: Filter,
     limit: u32,
+}
+
+impl Query {
+    fn by_id(filter: Filter, limit: u32) -> Self {
+        Self { index: BY_SERVICE, filter, sort: doc! { "_id": 1 }, limit }
+    }
+
+    fn by_next_attempt(filter: Filter, limit: u32) -> Self {
+        Self { index: DUE, filter, sort: doc! { NEXT: 1 }, limit }
+    }
 }
 
 impl Store {
@@ -53,23 +68,14 @@ impl Store {
     }
 
     async fn next_service(&self, last: Option<&str>) -> Result<Option<String>, StoreError> {
-        bounded(LONGEST_CALL, async {
-            // The empty text comes before all others, and is no server.
-            let filter =
-                doc! { "platform": PLATFORM, SERVICE: { "$gt": last.unwrap_or_default() } };
-            let found = self
-                .accounts
-                .find_one(filter)
-                .sort(doc! { SERVICE: 1, "_id": 1 })
-                .projection(doc! { SERVICE: 1 })
-                .max_time(LONGEST_READ)
-                .await?;
-            let service = found.as_deref().and_then(|raw| {
-                field::text(field::document(raw, "tokenRefresh")?, "service").map(str::to_owned)
-            });
-            Ok(service)
-        })
-        .await
+        // The empty text comes before all others, and is no server.
+        let filter = doc! { "platform": PLATFORM, SERVICE: { "$gt": last.unwrap_or_default() } };
+        let sort = doc! { SERVICE: 1, "_id": 1 };
+        let query = Query { index: BY_SERVICE, filter, sort, limit: 1 };
+        let read = |raw: &RawDocument| {
+            field::text(field::document(raw, "tokenRefresh")?, "service").map(str::to_owned)
+        };
+        Ok(self.ask(query, doc! { SERVICE: 1 }, read).await?.pop())
     }
 
     /// The accounts of one server after `after`, by `_id`.
@@ -80,7 +86,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<Document>, StoreError> {
         let filter = doc! { "platform": PLATFORM, SERVICE: service, "_id": beyond(after) };
-        self.documents(Query { filter, sort: doc! { "_id": 1 }, limit }).await
+        self.documents(Query::by_id(filter, limit)).await
     }
 
     /// The Bluesky accounts after `after`, by `_id`, of which no server is written down yet: a
@@ -90,16 +96,27 @@ impl Store {
         after: Option<AccountId>,
         limit: u32,
     ) -> Result<Vec<Document>, StoreError> {
-        // Two questions, so that each is one stretch of the index: a negation would scan it all.
-        let none = doc! { "platform": PLATFORM, SERVICE: null, "_id": beyond(after) };
+        // Three questions, each a stretch of the index in its own order: as one, they would be
+        // sorted, all of them, for every page. Null does not match an array where the
+        // bookkeeping should be; a missing field does, and is not null where null is written.
         let kinds = ["number", "bool", "date", "object", "objectId", "binData"];
-        let odd = doc! {
-            "platform": PLATFORM, SERVICE: { "$type": kinds.to_vec() }, "_id": beyond(after),
-        };
-        let mut found =
-            self.documents(Query { filter: none, sort: doc! { "_id": 1 }, limit }).await?;
-        found.extend(self.documents(Query { filter: odd, sort: doc! { "_id": 1 }, limit }).await?);
+        let odd = [doc! { SERVICE: { "$type": kinds.to_vec() } }, doc! { SERVICE: [] }];
+        let mut found = Vec::new();
+        for mut filter in [
+            doc! { SERVICE: null },
+            doc! { SERVICE: { "$exists": false } },
+            doc! { "$or": odd.to_vec() },
+        ] {
+            let ordered = !filter.contains_key("$or");
+            filter.extend(doc! { "platform": PLATFORM, "_id": beyond(after) });
+            let mut query = Query::by_id(filter, limit);
+            if ordered {
+                query.sort = doc! { SERVICE: 1, "_id": 1 };
+            }
+            found.extend(self.documents(query).await?);
+        }
         found.sort_by_key(|document| document.id);
+        found.dedup_by_key(|document| document.id);
         found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(found)
     }
@@ -112,7 +129,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<Document>, StoreError> {
         let filter = scheduled(service, doc! { "$lte": date(now) });
-        self.documents(Query { filter, sort: doc! { NEXT: 1 }, limit }).await
+        self.documents(Query::by_next_attempt(filter, limit)).await
     }
 
     /// The accounts of one server whose `nextAttemptAt` lies beyond `horizon`, further away than
@@ -124,32 +141,46 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<Document>, StoreError> {
         let filter = scheduled(service, doc! { "$gt": date(horizon) });
-        self.documents(Query { filter, sort: doc! { NEXT: 1 }, limit }).await
+        self.documents(Query::by_next_attempt(filter, limit)).await
     }
 
     /// The soonest `nextAttemptAt` of one server's accounts, which may have passed.
     pub async fn next_due(&self, service: &str) -> Result<Option<DateTime<Utc>>, StoreError> {
         let filter = scheduled(service, doc! { "$gte": date(DateTime::UNIX_EPOCH) });
-        let found = self.documents(Query { filter, sort: doc! { NEXT: 1 }, limit: 1 }).await?;
+        let found = self.documents(Query::by_next_attempt(filter, 1)).await?;
         Ok(found.first().and_then(|document| document.kept.next_attempt_at))
     }
 
     async fn documents(&self, query: Query) -> Result<Vec<Document>, StoreError> {
+        self.ask(query, document::projection(), document::read).await
+    }
+
+    async fn ask<T>(
+        &self,
+        query: Query,
+        fields: Fields,
+        read: impl Fn(&RawDocument) -> Option<T>,
+    ) -> Result<Vec<T>, StoreError> {
         bounded(LONGEST_CALL, async {
-            let mut cursor = self
-                .accounts
-                .find(query.filter)
-                .sort(query.sort)
-                .limit(query.limit.max(1).into())
-                .batch_size(query.limit.max(1))
-                .projection(document::projection())
-                .max_time(LONGEST_READ)
-                .await?;
-            let mut documents = Vec::new();
+            let find = || {
+                self.accounts
+                    .find(query.filter.clone())
+                    .sort(query.sort.clone())
+                    .limit(query.limit.max(1).into())
+                    .batch_size(query.limit.max(1))
+                    .projection(fields.clone())
+                    .max_time(LONGEST_READ)
+            };
+            let mut cursor = match find().hint(Hint::Name(query.index.to_owned())).await {
+                // The user may not create indexes: slower, but the same answer.
+                Err(error) if is_bad_hint(&error) => find().await?,
+                answer => answer?,
+            };
+            let mut found = Vec::new();
             while cursor.advance().await? {
-                documents.extend(document::read(cursor.current()));
+                found.extend(read(cursor.current()));
             }
-            Ok(documents)
+            Ok(found)
         })
         .await
     }

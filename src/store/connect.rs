@@ -40,6 +40,7 @@ impl Store {
         let named = options.default_database.clone().or_else(|| config.database.clone());
         let guessed = named.is_none();
         let name = named.unwrap_or_else(|| GUESS.to_owned());
+        let hosts: Vec<_> = options.hosts.iter().map(ToString::to_string).collect();
         let client = Client::with_options(options)?;
         let mut write_concern = WriteConcern::majority();
         write_concern.w_timeout = Some(MAJORITY_WAIT);
@@ -50,7 +51,7 @@ impl Store {
             .build();
         let db = client.database_with_options(&name, options);
         let accounts = db.collection::<RawDocumentBuf>(&config.collection);
-        Ok(Self { client, db, accounts, guessed })
+        Ok(Self { client, db, accounts, guessed, hosts: hosts.join(", ") })
     }
 }
 

@@ -58,6 +58,8 @@ const INTERRUPTED: [i32; 12] =
 
 /// `PathNotViable`: a dotted path leads through something that is no document.
 pub(super) const PATH_NOT_VIABLE: i32 = 28;
+/// `BadValue`.
+const BAD_VALUE: i32 = 2;
 /// `DuplicateKey`.
 const DUPLICATE_KEY: i32 = 11_000;
 
@@ -72,6 +74,12 @@ pub(super) fn write_code(error: &Error) -> Option<i32> {
 
 pub(super) fn is_duplicate_key(error: &Error) -> bool {
     write_code(error) == Some(DUPLICATE_KEY)
+}
+
+/// Whether the index that a read named is not there.
+pub(super) fn is_bad_hint(error: &Error) -> bool {
+    let ErrorKind::Command(error) = error.kind.as_ref() else { return false };
+    error.code == BAD_VALUE && error.message.contains("hint")
 }
 
 impl From<Error> for StoreError {

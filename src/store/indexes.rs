@@ -10,6 +10,11 @@ use super::error::write_code;
 use super::runs::SLOT;
 use super::{FAILURES, PLATFORM, RUNS, Store, StoreError};
 
+/// Walks: a server's accounts by `_id`.
+pub(super) const BY_SERVICE: &str = "refreshd_service_id";
+/// Retries: a server's accounts by when they are due.
+pub(super) const DUE: &str = "refreshd_due";
+
 /// `NamespaceExists`.
 const EXISTS: i32 = 48;
 const FAILURES_BYTES: u64 = 64 * 1_024 * 1_024;
@@ -96,9 +101,9 @@ fn account_indexes() -> [(&'static str, Bson, IndexOptions); 2] {
     let ours =
         || IndexOptions::builder().partial_filter_expression(doc! { "platform": PLATFORM }).build();
     [
-        ("refreshd_service_id", doc! { "tokenRefresh.service": 1, "_id": 1 }, ours()),
+        (BY_SERVICE, doc! { "tokenRefresh.service": 1, "_id": 1 }, ours()),
         (
-            "refreshd_due",
+            DUE,
             doc! { "tokenRefresh.service": 1, "status": 1, "tokenRefresh.nextAttemptAt": 1 },
             ours(),
         ),

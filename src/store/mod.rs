@@ -50,6 +50,7 @@ pub struct Store {
     db: Database,
     accounts: Collection<RawDocumentBuf>,
     guessed: bool,
+    hosts: String,
 }
 
 impl Store {
@@ -61,6 +62,11 @@ impl Store {
     /// Whether neither the URI nor `MONGO_DB` named a database, so that `test` was taken.
     pub fn database_was_guessed(&self) -> bool {
         self.guessed
+    }
+
+    /// The servers that the URI names, for people; never its login.
+    pub fn place(&self) -> String {
+        self.hosts.clone()
     }
 
     /// The name of the accounts' collection.

@@ -6,6 +6,8 @@ mod bluesky;
 mod harness;
 #[cfg(test)]
 mod pds;
+#[cfg(test)]
+mod store;
 
 /// The program under test.
 #[cfg(test)]
