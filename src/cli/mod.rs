@@ -9,6 +9,7 @@ mod refresh;
 mod status;
 mod wait;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -67,8 +68,9 @@ fn dispatch(command: Command) -> Exit {
 
 async fn carry_out(command: Command, config: Config) -> Exit {
     let is_daemon = matches!(command, Command::Run);
-    if is_daemon {
-        logging::start(&config.log);
+    if is_daemon && let Err(error) = logging::init(&config.log, std::io::stderr().is_terminal()) {
+        output::note(format_args!("error: {error}"));
+        return Exit::Failed;
     }
     let done = match command {
         Command::Run => daemon::run(config).await,
