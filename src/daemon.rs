@@ -14,7 +14,6 @@ use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::decide::Policy;
-use crate::domain::schedule::Schedule;
 use crate::http;
 use crate::lifecycle::{self, Exit, Signals};
 use crate::link::{Health, Link};
@@ -156,7 +155,7 @@ async fn work(
     let budget =
         Arc::new(Budget::new(services.link.clone(), services.keys.prefix(), &config.pds.egress_id, config.pds.per_second));
     let routing = config.pds.routing();
-    plan(config, &services, (&budget, &clock), (tasks, stop))?;
+    plan(config, &services, (&budget, &clock), (tasks, stop));
 
     let pds = pds::Client::new(&pds::ClientConfig {
         timeout: config.pds.timeout,
@@ -276,7 +275,7 @@ fn plan(
     services: &Services,
     (budget, clock): (&Arc<Budget>, &Clock),
     (tasks, stop): (&TaskTracker, &CancellationToken),
-) -> anyhow::Result<()> {
+) {
     let parts = planner::Parts {
         store: services.store.clone(),
         queue: services.queue.clone(),
@@ -289,13 +288,12 @@ fn plan(
         let scheduler = Scheduler {
             store: services.store.clone(),
             queue: services.queue.clone(),
-            schedule: Schedule::parse(&cron.pattern, cron.zone)?,
+            schedule: cron.clone(),
             limit: config.schedule.limit.unwrap_or(0),
             clock: clock.clone(),
         };
         tasks.spawn(scheduler.run(stop.clone()));
     }
-    Ok(())
 }
 
 /// Ends when Redis has been away for `limit`.

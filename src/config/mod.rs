@@ -18,12 +18,12 @@ mod tests;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use chrono_tz::Tz;
 use secrecy::SecretString;
 
 use self::reader::Reader;
 use crate::domain::identity::ServiceUrl;
 use crate::domain::routing::Routing;
+use crate::domain::schedule::Schedule as Pattern;
 
 pub use self::problem::{ConfigErrors, Problem};
 pub use self::redis::Redis;
@@ -95,18 +95,9 @@ impl Pds {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule {
     /// `None` when it is off.
-    pub cron: Option<CronSetting>,
+    pub cron: Option<Pattern>,
     /// Stop after this many scheduled runs; `None` for never.
     pub limit: Option<u64>,
-}
-
-/// A crontab pattern and its zone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CronSetting {
-    /// The pattern, as given.
-    pub pattern: String,
-    /// The zone whose wall clock it is about.
-    pub zone: Tz,
 }
 
 /// The admin API.

@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use url::Host;
 
 use super::reader::{Reader, is_off, key_part, rate};
-use super::{Admin, CronSetting, Life, Log, LogFormat, Mongo, Pds, Schedule, settings};
+use super::{Admin, Life, Log, LogFormat, Mongo, Pds, Pattern, Schedule, settings};
 use crate::domain::identity::ServiceUrl;
 
 /// mongoose's default, when neither the URI nor `MONGO_DB` names a database.
@@ -120,19 +120,11 @@ pub(super) fn schedule(reader: &mut Reader<'_>) -> Option<Schedule> {
 }
 
 /// A crontab pattern, or `off`.
-fn cron(text: &str, zone: Tz) -> Result<Option<CronSetting>, String> {
+fn cron(text: &str, zone: Tz) -> Result<Option<Pattern>, String> {
     if is_off(text) {
         return Ok(None);
     }
-    check_pattern(text, zone)?;
-    Ok(Some(CronSetting { pattern: text.to_owned(), zone }))
-}
-
-/// What the scheduler accepts; otherwise what is allowed.
-fn check_pattern(text: &str, _zone: Tz) -> Result<(), String> {
-    let fields = text.split_whitespace().count();
-    let good = matches!(fields, 5 | 6) || text.starts_with('@');
-    if good { Ok(()) } else { Err(settings::REFRESH_CRON.allowed()) }
+    Pattern::parse(text, zone).map(Some).map_err(|error| error.to_string())
 }
 
 pub(super) fn admin(reader: &mut Reader<'_>) -> Option<Admin> {

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use secrecy::ExposeSecret as _;
 
+use chrono_tz::Tz;
+
 use super::*;
 use crate::link::Nodes;
 
@@ -60,7 +62,7 @@ fn the_defaults_of_the_calls_and_the_life_cycle() {
     assert_eq!(config.pds.egress_id, "host-1");
     assert_eq!(config.pds.timeout, Duration::from_secs(15));
     assert_eq!(config.pds.confirm_after, Duration::from_mins(10));
-    let cron = CronSetting { pattern: "0 0 * * 0".to_owned(), zone: Tz::UTC };
+    let cron = Pattern::parse("0 0 * * 0", Tz::UTC).unwrap();
     assert_eq!(config.schedule, Schedule { cron: Some(cron), limit: None });
     assert_eq!(config.workers, 64);
     assert_eq!(config.admin.listen, Some("127.0.0.1:4040".parse().unwrap()));
@@ -93,7 +95,7 @@ fn the_environment_goes_before_dotenv_before_the_file_before_the_default() {
     assert_eq!(config.redis.db, 3);
     assert!(config.pds.allow_private);
     assert_eq!(config.workers, 7);
-    assert_eq!(config.schedule.cron.unwrap().pattern, "1 2 * * *");
+    assert_eq!(config.schedule.cron.unwrap().pattern(), "1 2 * * *");
     assert_eq!(config.redis.key_prefix, "refreshd");
 }
 

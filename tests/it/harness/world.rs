@@ -28,7 +28,7 @@ impl World {
         [
             ("REDIS_HOST", "127.0.0.1".to_owned()),
             ("REDIS_PORT", self.redis.port().to_string()),
-            ("MONGODB_URI", self.mongo.uri().to_owned()),
+            ("MONGODB_URI", self.mongo.uri()),
             ("MONGO_DB", "app".to_owned()),
             ("BLUESKY_SERVICE_URL", service.to_owned()),
             ("REFRESH_CRON", "off".to_owned()),

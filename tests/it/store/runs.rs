@@ -177,7 +177,7 @@ async fn a_walk_goes_on_where_it_was() {
     );
     assert!(store.rows(&other).await.unwrap().iter().all(|row| row.cursor.is_none()));
 
-    store.reset_rows(&run).await.unwrap();
+    store.walk_again(&run, &Counts::default()).await.unwrap();
     let rows = store.rows(&run).await.unwrap();
     assert!(rows.iter().all(|row| row.cursor.is_none() && !row.done && row.jobs + row.fresh == 0));
     assert!(!store.advance(&run, &step(Some(two), None, true)).await.unwrap());
