@@ -17,7 +17,6 @@ use crate::daemon::Services;
 use crate::domain::account::Status;
 use crate::domain::attempt::Expected;
 use crate::domain::identity::{AccountId, ServiceUrl};
-use crate::domain::schedule::Schedule;
 use crate::lifecycle::Exit;
 use crate::pds::{Client, ClientConfig};
 use crate::store::StoreError;
@@ -122,21 +121,17 @@ fn admin(config: &Config, found: &mut Findings) -> io::Result<()> {
 }
 
 fn schedule(config: &Config, found: &mut Findings) -> io::Result<()> {
-    let Some(cron) = &config.schedule.cron else {
+    let Some(schedule) = &config.schedule.cron else {
         return found
             .odd("schedule", "REFRESH_CRON is off: accounts are refreshed on request only");
     };
-    let schedule = match Schedule::parse(&cron.pattern, cron.zone) {
-        Ok(schedule) => schedule,
-        Err(error) => {
-            return found.bad(Exit::Config, "schedule", format_args!("REFRESH_CRON: {error}"));
-        }
-    };
+    let zone = schedule.zone();
     let first = schedule.next_after(Clock::system().now());
     let ticks = std::iter::successors(first, |tick| schedule.next_after(*tick)).take(3);
     let ticks: Vec<_> =
-        ticks.map(|tick| tick.with_timezone(&cron.zone).format("%a %F %T").to_string()).collect();
-    good("schedule", format_args!("{} ({}): next {}", cron.pattern, cron.zone, ticks.join(", ")))
+        ticks.map(|tick| tick.with_timezone(&zone).format("%a %F %T").to_string()).collect();
+    let pattern = schedule.pattern();
+    good("schedule", format_args!("{pattern} ({zone}): next {}", ticks.join(", ")))
 }
 
 async fn redis(services: &Services, found: &mut Findings) -> io::Result<()> {

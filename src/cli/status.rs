@@ -10,7 +10,6 @@ use super::connect::connect;
 use super::output::{counted, distance, line, span, table, tidy};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::domain::schedule::Schedule;
 use crate::events::rfc3339;
 use crate::lifecycle::Exit;
 use crate::queue::Depth;
@@ -33,10 +32,7 @@ struct Overview {
 pub(super) async fn status(config: &Config, args: &StatusArgs) -> anyhow::Result<Exit> {
     let services = connect(config).await?;
     let now = Clock::system().now();
-    let next_tick = match &config.schedule.cron {
-        Some(cron) => Schedule::parse(&cron.pattern, cron.zone)?.next_after(now),
-        None => None,
-    };
+    let next_tick = config.schedule.cron.as_ref().and_then(|schedule| schedule.next_after(now));
     let store = &services.store;
     let overview = Overview {
         redis: services.link.place(),

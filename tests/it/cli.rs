@@ -93,7 +93,9 @@ async fn a_bad_configuration_ends_with_78_and_all_its_problems() {
 
 #[tokio::test]
 async fn services_that_cannot_be_reached_are_named_with_69() {
-    for words in [&["status"][..], &["accounts"], &["refresh", "--all"], &["refresh", "--account", NOBODY]] {
+    for words in
+        [&["status"][..], &["accounts"], &["refresh", "--all"], &["refresh", "--account", NOBODY]]
+    {
         let (status, out, err) = told(&run(&away(), words).await);
         assert_eq!((status, out.as_str()), (69, ""), "{words:?}: {err}");
         assert!(err.contains("redis at 127.0.0.1:1 "), "{err}");
@@ -121,29 +123,50 @@ async fn accounts_are_listed_for_people_and_for_programs() {
     let (world, pds) = tokio::join!(World::start(), ScriptedPds::start(Options::default()));
     let settings = world.settings(pds.url().as_str());
     let (status, out, err) = told(&run(&settings, &["accounts"]).await);
-    assert_eq!((status, out.as_str(), err.as_str()), (0, "", "there are no Bluesky accounts in app.socialaccounts\n"));
+    assert_eq!(
+        (status, out.as_str(), err.as_str()),
+        (0, "", "there are no Bluesky accounts in app.socialaccounts\n")
+    );
 
     let session = pds.create(1).remove(0);
     let id = world.log_in(&session.did, &session.handle, &session.access, &session.refresh).await;
     let revoked = world.log_in("did:plc:b", "b.test", "x", "y").await;
-    world.set(&revoked, doc! { "status": "revoked", "tokenRefresh": { "outcome": "revoked", "failures": 2 } }).await;
+    world
+        .set(
+            &revoked,
+            doc! { "status": "revoked", "tokenRefresh": { "outcome": "revoked", "failures": 2 } },
+        )
+        .await;
     let broken = world.log_in("did:plc:c", "c.test", "x", "y").await;
-    world.set(&broken, doc! { "platformUsername": 7, "status": ["x"], "tokenExpiry": "soon" }).await;
+    world
+        .set(&broken, doc! { "platformUsername": 7, "status": ["x"], "tokenExpiry": "soon" })
+        .await;
 
     let (status, out, err) = told(&run(&settings, &["accounts"]).await);
     assert_eq!((status, err.as_str()), (0, "3 accounts\n"));
     let lines: Vec<_> = out.lines().collect();
     assert!(lines[0].starts_with("ID ") && lines.len() == 4, "{out}");
-    assert!(lines[1].starts_with(&id) && lines[1].contains(&session.handle) && lines[1].contains("active"), "{out}");
+    assert!(
+        lines[1].starts_with(&id)
+            && lines[1].contains(&session.handle)
+            && lines[1].contains("active"),
+        "{out}"
+    );
 
     let (_, out, _) = told(&run(&settings, &["accounts", "--json", "--status", "revoked"]).await);
     let row: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((row["id"].as_str(), row["failures"].as_u64()), (Some(revoked.as_str()), Some(2)));
-    assert_eq!((row["outcome"].as_str(), row["status"].as_str()), (Some("revoked"), Some("revoked")));
+    assert_eq!(
+        (row["outcome"].as_str(), row["status"].as_str()),
+        (Some("revoked"), Some("revoked"))
+    );
 
     let (status, out, err) = told(&run(&settings, &["accounts", "--status", "gone"]).await);
     assert_eq!((status, out.as_str()), (0, ""));
-    assert!(err.contains("has the status \"gone\"; there are: (none) 1, active 1, revoked 1"), "{err}");
+    assert!(
+        err.contains("has the status \"gone\"; there are: (none) 1, active 1, revoked 1"),
+        "{err}"
+    );
     assert!(!format!("{out}{err}").contains(&session.refresh), "no token is ever shown");
 }
 
@@ -151,7 +174,12 @@ async fn accounts_are_listed_for_people_and_for_programs() {
 async fn a_reader_that_has_read_enough_is_no_error() {
     let world = World::start().await;
     let rows = (0..3_000).map(|n| {
-        super::harness::world::login(&format!("did:plc:{n}"), &format!("a-long-handle-{n}.example.test"), "x", "y")
+        super::harness::world::login(
+            &format!("did:plc:{n}"),
+            &format!("a-long-handle-{n}.example.test"),
+            "x",
+            "y",
+        )
     });
     world.accounts().insert_many(rows.collect::<Vec<_>>()).await.unwrap();
     for words in [&["accounts"][..], &["accounts", "--json"]] {
@@ -187,7 +215,9 @@ async fn a_refresh_without_a_daemon_waits_for_one() {
 
     let (status, out, err) = told(&run(&settings, &["refresh", "--account", NOBODY]).await);
     assert_eq!((status, out.as_str()), (1, ""));
-    assert!(err.contains("there is no Bluesky account with the id 6806a8c4302c4281518c95b2 in app.socialaccounts"));
+    assert!(err.contains(
+        "there is no Bluesky account with the id 6806a8c4302c4281518c95b2 in app.socialaccounts"
+    ));
     let gone = world.log_in("did:plc:b", "b.test", "x", "y").await;
     world.set(&gone, doc! { "status": "inactive" }).await;
     let (status, _, err) = told(&run(&settings, &["refresh", "--account", &gone]).await);
@@ -208,12 +238,18 @@ async fn a_refresh_is_followed_to_its_end() {
 
     let (status, out, err) = told(&run(&settings, &["refresh", "--all", "--wait"]).await);
     assert_eq!(status, 0, "{err}");
-    assert!(out.contains("refreshed") && err.contains("1 account refreshed, none failed"), "{out}{err}");
+    assert!(
+        out.contains("refreshed") && err.contains("1 account refreshed, none failed"),
+        "{out}{err}"
+    );
 
     let dead = world.log_in("did:plc:bbbbbbbbbbbbbbbbbbbbbbbb", "b.test", "x", "y").await;
     let (status, out, err) = told(&run(&settings, &["refresh", "--all", "--wait"]).await);
     assert_eq!(status, 1, "{err}");
-    assert!(out.contains(&dead) && out.contains("malformed") && err.contains("1 failed"), "{out}{err}");
+    assert!(
+        out.contains(&dead) && out.contains("malformed") && err.contains("1 failed"),
+        "{out}{err}"
+    );
 
     let (status, out, err) = told(&run(&settings, &["check"]).await);
     assert_eq!(status, 0, "{out}{err}");

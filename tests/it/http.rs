@@ -150,7 +150,8 @@ async fn health_needs_no_token_and_the_rest_says_how_to_set_one() {
 
     for path in ["/api/admin/runs", "/api/admin/jobs/x"] {
         let off = stage.get(path).await;
-        let message = "The admin API is off: set ADMIN_TOKEN (at least 32 characters) and restart refreshd";
+        let message =
+            "The admin API is off: set ADMIN_TOKEN (at least 32 characters) and restart refreshd";
         assert_eq!((off.status, off.body), (503, error("ADMIN_DISABLED", message)), "{path}");
     }
 
@@ -177,7 +178,8 @@ async fn health_needs_no_token_and_the_rest_says_how_to_set_one() {
 async fn nobody_gets_in_without_the_token() {
     let stage = Stage::set(Some(TOKEN)).await;
     let path = "/api/admin/refresh-tokens";
-    let post = || stage.request(Method::POST, path).header("content-type", "application/json").body("{}");
+    let post =
+        || stage.request(Method::POST, path).header("content-type", "application/json").body("{}");
     let missing = stage.send(post()).await;
     let wrong = stage.send(post().bearer_auth("0123456789abcdef0123456789abcdeF")).await;
     let basic = stage.send(post().basic_auth("admin", Some(TOKEN))).await;
@@ -198,7 +200,10 @@ async fn a_refresh_of_all_accounts_is_a_run() {
     let asked = stage.post("{}").await;
     let id = text(&asked.body, "jobId").to_owned();
     let message = "Token refresh job scheduled for all accounts";
-    assert_eq!((asked.status, &asked.body), (200, &json!({ "success": true, "message": message, "jobId": id })));
+    assert_eq!(
+        (asked.status, &asked.body),
+        (200, &json!({ "success": true, "message": message, "jobId": id }))
+    );
     assert_eq!(stage.post(" { } ").await.body["jobId"], *id, "one that waits is joined");
 
     let run: RunId = id.parse().unwrap();
@@ -247,7 +252,10 @@ async fn finish(stage: &Stage, run: &RunId) {
 async fn runs_are_paged_newest_first() {
     let stage = Stage::set(Some(TOKEN)).await;
     let empty = stage.get("/api/admin/runs").await;
-    assert_eq!((empty.status, empty.body), (200, json!({ "success": true, "runs": [], "next": null })));
+    assert_eq!(
+        (empty.status, empty.body),
+        (200, json!({ "success": true, "runs": [], "next": null }))
+    );
     let mut ids = Vec::new();
     for minute in 0..3 {
         let now: DateTime<Utc> = stage.clock.now() + TimeDelta::minutes(minute);
@@ -276,13 +284,15 @@ async fn one_account_is_a_job_that_can_be_followed() {
     let asked = stage.post(format!(r#"{{"accountId":"{account}"}}"#)).await;
     let job = text(&asked.body, "jobId").to_owned();
     let message = format!("Token refresh job scheduled for account {account}");
-    assert_eq!((asked.status, &asked.body), (200, &json!({ "success": true, "message": message, "jobId": job })));
+    assert_eq!(
+        (asked.status, &asked.body),
+        (200, &json!({ "success": true, "message": message, "jobId": job }))
+    );
     let again = stage.post(format!(r#"{{"accountId":"{}"}}"#, account.to_uppercase())).await;
     assert_eq!(again.body["jobId"], *job, "it joins the job that waits");
 
     let path = format!("/api/admin/jobs/{job}");
-    let queued =
-        json!({ "success": true, "jobId": job, "account": account, "state": "queued", "lane": "manual" });
+    let queued = json!({ "success": true, "jobId": job, "account": account, "state": "queued", "lane": "manual" });
     assert_eq!(stage.get(&path).await.body, queued);
 
     let mut jobs = stage.work(Outcome::Revoked);
@@ -329,7 +339,9 @@ async fn bad_requests_are_told_what_is_wrong() {
         assert!(text(&reply.body, "message").contains(says), "{body:.60}: {}", reply.body);
     }
     let form = stage.request(Method::POST, "/api/admin/refresh-tokens").bearer_auth(TOKEN);
-    let form = stage.send(form.header("content-type", "application/x-www-form-urlencoded").body("a=1")).await;
+    let form = stage
+        .send(form.header("content-type", "application/x-www-form-urlencoded").body("a=1"))
+        .await;
     assert_eq!(form.status, 400);
     assert!(text(&form.body, "message").contains("application/json"));
     assert_eq!(stage.store.current_run().await.unwrap(), None, "nothing was asked for");
@@ -355,7 +367,12 @@ async fn bad_addresses_are_told_what_is_wrong() {
         ("/nothing", 404, "NOT_FOUND"),
     ] {
         let reply = stage.get(path).await;
-        assert_eq!((reply.status, text(&reply.body, "error")), (status, code), "{path}: {}", reply.body);
+        assert_eq!(
+            (reply.status, text(&reply.body, "error")),
+            (status, code),
+            "{path}: {}",
+            reply.body
+        );
     }
     let reply = stage.send(stage.request(Method::DELETE, "/healthz")).await;
     assert_eq!((reply.status, reply.headers["allow"].to_str().unwrap()), (405, "GET,HEAD"));
@@ -375,10 +392,15 @@ async fn without_redis_or_mongodb_it_says_which_is_missing() {
     let job = stage.get(&format!("/api/admin/jobs/{account}-064448e1ce5c40")).await;
     assert_eq!((job.status, text(&job.body, "error")), (503, "REDIS_UNAVAILABLE"));
     let run = stage.post("{}").await;
-    assert_eq!(run.status, 200, "a run stands in MongoDB and begins when Redis is back: {}", run.body);
+    assert_eq!(
+        run.status, 200,
+        "a run stands in MongoDB and begins when Redis is back: {}",
+        run.body
+    );
 
     stage.world.mongo.kill();
-    for reply in [stage.post("{}").await, stage.post(one).await, stage.get("/api/admin/runs").await] {
+    for reply in [stage.post("{}").await, stage.post(one).await, stage.get("/api/admin/runs").await]
+    {
         assert_eq!((reply.status, text(&reply.body, "error")), (503, "MONGO_UNAVAILABLE"));
     }
 }
@@ -393,7 +415,9 @@ async fn connections_that_are_merely_open_do_not_hold_up_the_end() {
     idle.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
     let mut half = TcpStream::connect(&address).await.unwrap();
-    half.write_all(b"POST /api/admin/refresh-tokens HTTP/1.1\r\nhost: a\r\ncontent-le").await.unwrap();
+    half.write_all(b"POST /api/admin/refresh-tokens HTTP/1.1\r\nhost: a\r\ncontent-le")
+        .await
+        .unwrap();
     let silent = TcpStream::connect(&address).await.unwrap();
     stage.end().await;
     drop((idle, half, silent));
