@@ -53,7 +53,9 @@ struct Stage {
 }
 
 async fn set() -> Stage {
-    println!("demo: starting Redis, MongoDB (a replica set of one) and the reference Bluesky PDS …");
+    println!(
+        "demo: starting Redis, MongoDB (a replica set of one) and the reference Bluesky PDS …"
+    );
     let (world, pds) = tokio::join!(World::start(), ReferencePds::start());
     println!("demo: creating {ACCOUNTS} accounts at the PDS …");
     let accounts = pds.create_many("demo", ACCOUNTS).await;
@@ -100,7 +102,8 @@ async fn show() -> ExitCode {
     let admin = free_address();
     settings.push(("ADMIN_LISTEN".to_owned(), admin.clone()));
     settings.push(("ADMIN_TOKEN".to_owned(), ADMIN_TOKEN.to_owned()));
-    let environment: Vec<String> = settings.iter().map(|(name, value)| format!("{name}='{value}'")).collect();
+    let environment: Vec<String> =
+        settings.iter().map(|(name, value)| format!("{name}='{value}'")).collect();
     let folder = stage.pds.data().join("refreshd.env");
     let exports = environment.iter().map(|it| format!("export {it}\n")).collect::<String>();
     if let Err(error) = std::fs::write(&folder, exports) {
@@ -154,7 +157,10 @@ async fn prove() -> ExitCode {
     println!("demo: starting refreshd and asking it for a refresh-all …");
     let daemon = Daemon::start(&stage.world.settings(&stage.pds.url)).await;
     let run = daemon.refresh_all().await;
-    println!("demo: {} is done; asking the PDS whether the stored access tokens work …\n", run["id"]);
+    println!(
+        "demo: {} is done; asking the PDS whether the stored access tokens work …\n",
+        run["id"]
+    );
 
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
@@ -167,12 +173,21 @@ async fn prove() -> ExitCode {
         let good = outcome == *fate && token != "REFUSED";
         wrong += usize::from(!good);
         let planned = if good { "yes".to_owned() } else { format!("NO: expected {fate}") };
-        table.add_row([text(&document, "platformUsername"), text(&document, "status"), &outcome, &planned, token]);
+        table.add_row([
+            text(&document, "platformUsername"),
+            text(&document, "status"),
+            &outcome,
+            &planned,
+            token,
+        ]);
     }
     println!("{table}");
     print_totals(&run);
     if wrong > 0 {
-        eprintln!("\ndemo: {wrong} accounts are not as they should be; the daemon's log:\n{}", daemon.log().text());
+        eprintln!(
+            "\ndemo: {wrong} accounts are not as they should be; the daemon's log:\n{}",
+            daemon.log().text()
+        );
         return ExitCode::FAILURE;
     }
     let stopped = daemon.stop().await;
@@ -209,6 +224,7 @@ fn print_totals(run: &Value) {
 }
 
 fn free_address() -> String {
-    let bound = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let bound =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     bound.map_or_else(|_none| "127.0.0.1:4040".to_owned(), |address| address.to_string())
 }

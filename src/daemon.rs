@@ -55,7 +55,8 @@ impl Services {
         })
         .await?;
         let keys = Keys::new(&config.redis.key_prefix, store.database(), store.collection());
-        let queue = Queue::new(link.clone(), keys.clone(), instance(&config.pds.egress_id), config.workers);
+        let queue =
+            Queue::new(link.clone(), keys.clone(), instance(&config.pds.egress_id), config.workers);
         Ok(Self { link, store, mongo: config.mongo.hosts.clone(), queue, keys })
     }
 }
@@ -130,7 +131,11 @@ async fn wait_for(
             Err(_elapsed) => "it does not answer".to_owned(),
         };
         if Instant::now() + pause >= deadline {
-            tracing::error!(event = "start", service = what, "{what} at {place} cannot be used: {why}");
+            tracing::error!(
+                event = "start",
+                service = what,
+                "{what} at {place} cannot be used: {why}"
+            );
             return false;
         }
         if said.is_none_or(|at: Instant| at.elapsed() >= SAY_EVERY) {
@@ -152,8 +157,12 @@ async fn work(
     look_around(&services).await;
     let clock = Clock::system();
     let admin = admin(config, &services, &clock, (tasks, stop)).await?;
-    let budget =
-        Arc::new(Budget::new(services.link.clone(), services.keys.prefix(), &config.pds.egress_id, config.pds.per_second));
+    let budget = Arc::new(Budget::new(
+        services.link.clone(),
+        services.keys.prefix(),
+        &config.pds.egress_id,
+        config.pds.per_second,
+    ));
     let routing = config.pds.routing();
     plan(config, &services, (&budget, &clock), (tasks, stop));
 
@@ -233,7 +242,11 @@ async fn look_around(services: &Services) {
     }
     if let Ok(info) = services.link.server_info().await {
         if !info.is_new_enough() {
-            tracing::warn!(event = "config", version = info.version, "Redis 6.2 or newer is needed");
+            tracing::warn!(
+                event = "config",
+                version = info.version,
+                "Redis 6.2 or newer is needed"
+            );
         }
         if info.maxmemory_policy != "noeviction" {
             tracing::warn!(
@@ -252,9 +265,9 @@ async fn admin(
     (tasks, stop): (&TaskTracker, &CancellationToken),
 ) -> anyhow::Result<Option<SocketAddr>> {
     let Some(address) = config.admin.listen else { return Ok(None) };
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("ADMIN_LISTEN={address} cannot be listened on; choose another address or \"off\""))?;
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("ADMIN_LISTEN={address} cannot be listened on; choose another address or \"off\"")
+    })?;
     let bound = listener.local_addr()?;
     if config.admin.token.is_none() {
         tracing::warn!(event = "config", "the admin API is off: ADMIN_TOKEN is not set");
@@ -310,7 +323,10 @@ async fn redis_lost(link: &Link, limit: Duration) {
             }
             continue;
         };
-        if tokio::time::timeout_at(since + limit, health.wait_for(|it| *it == Health::Up)).await.is_err() {
+        if tokio::time::timeout_at(since + limit, health.wait_for(|it| *it == Health::Up))
+            .await
+            .is_err()
+        {
             tracing::error!(
                 event = "stop",
                 down_s = since.elapsed().as_secs(),

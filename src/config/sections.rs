@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use url::Host;
 
 use super::reader::{Reader, is_off, key_part, rate};
-use super::{Admin, Life, Log, LogFormat, Mongo, Pds, Pattern, Schedule, settings};
+use super::{Admin, Life, Log, LogFormat, Mongo, Pattern, Pds, Schedule, settings};
 use crate::domain::identity::ServiceUrl;
 
 /// mongoose's default, when neither the URI nor `MONGO_DB` names a database.

@@ -43,8 +43,8 @@ fn the_defaults() {
     let config = load(&[("MONGODB_URI", URI)]).unwrap();
     let one = Nodes::Server { host: "localhost".to_owned(), port: 6_379, tls: false };
     assert_eq!(config.redis.target.nodes, one);
-    assert_eq!((config.redis.db, config.redis.key_prefix.as_str()), (0, "refreshd"));
-    assert!(config.redis.username.is_none() && config.redis.password.is_none());
+    assert_eq!((config.redis.target.db, config.redis.key_prefix.as_str()), (0, "refreshd"));
+    assert!(config.redis.target.username.is_none() && config.redis.target.password.is_none());
     assert_eq!(config.mongo.uri.expose_secret(), URI);
     assert_eq!(config.mongo.hosts, "db.example:27017");
     assert_eq!(
@@ -92,7 +92,7 @@ fn the_environment_goes_before_dotenv_before_the_file_before_the_default() {
     let one = Nodes::Server { host: "environment".to_owned(), port: 2, tls: false };
     assert_eq!(config.redis.target.nodes, one);
     // An empty value counts as not set.
-    assert_eq!(config.redis.db, 3);
+    assert_eq!(config.redis.target.db, 3);
     assert!(config.pds.allow_private);
     assert_eq!(config.workers, 7);
     assert_eq!(config.schedule.cron.unwrap().pattern(), "1 2 * * *");
@@ -203,8 +203,8 @@ fn an_address_of_redis_overrides_the_single_variables() {
     .unwrap();
     let one = Nodes::Server { host: "r.example".to_owned(), port: 6_379, tls: true };
     assert_eq!(config.redis.target.nodes, one);
-    assert_eq!(config.redis.password.unwrap().expose_secret(), "s3cret");
-    assert_eq!(config.redis.db, 2);
+    assert_eq!(config.redis.target.password.unwrap().expose_secret(), "s3cret");
+    assert_eq!(config.redis.target.db, 2);
     assert_eq!(config.mongo.database, "shop");
     assert_eq!(
         config.notes,
@@ -254,7 +254,7 @@ fn secrets_can_be_files() {
     let config = load_in(&given, folder.path()).unwrap();
     assert_eq!(config.mongo.uri.expose_secret(), URI);
     // One line break goes, and no more.
-    assert_eq!(config.redis.password.unwrap().expose_secret(), "a line\r\n");
+    assert_eq!(config.redis.target.password.unwrap().expose_secret(), "a line\r\n");
     assert!(config.notes.concat().contains("empty and counts as not set"), "{:?}", config.notes);
 }
 

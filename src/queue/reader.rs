@@ -21,7 +21,7 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LAST: Duration = Duration::from_secs(2);
 
 /// How often it makes sure that nothing was delivered to it that it does not know of.
-const RECLAIM_EVERY: Duration = Duration::from_secs(60);
+const RECLAIM_EVERY: Duration = Duration::from_mins(1);
 
 /// Takes jobs for one instance.
 pub(super) struct Reader {

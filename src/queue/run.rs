@@ -1,6 +1,7 @@
 //! An instance at work, from its first sign of life to its drain.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use apalis_core::error::WorkerError;
@@ -10,6 +11,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -60,28 +62,21 @@ impl Queue {
         let (jobs, deliveries) = mpsc::channel(queue.slots);
         let (acks, acknowledged) = mpsc::channel(acks::WAITING);
 
-        let until = halt.clone();
-        let beat = heartbeat::beat(queue.clone());
-        let beat = tracker.spawn(async move { until.run_until_cancelled(beat).await });
-        let until = halt.clone();
-        let ack = acks::acknowledge(queue.clone(), acknowledged, held.clone());
-        let mut ack = tracker.spawn(async move { until.run_until_cancelled(ack).await });
+        let beat = part(tracker, &halt, &ending, heartbeat::beat(Arc::clone(queue)));
+        let ack = acks::acknowledge(Arc::clone(queue), acknowledged, held.clone());
+        let mut ack = part(tracker, &halt, &ending, ack);
         let reader = Reader {
-            queue: queue.clone(),
+            queue: Arc::clone(queue),
             slots: Slots::new(queue.slots),
-            held: held.clone(),
+            held,
             jobs,
             acks: acks.clone(),
         };
-        let (until, ended) = (ending.clone(), ending.clone().drop_guard());
-        let read = tracker.spawn(async move {
-            until.run_until_cancelled(reader.run()).await;
-            drop(ended);
-        });
+        let read = part(tracker, &ending, &ending, reader.run());
 
         let abandon = halt.child_token();
-        let step = Step { handler, acks, abandon: abandon.clone() };
-        let mut work = work(Deliveries(deliveries), step, tracker.clone(), ending.clone());
+        let steps = Steps { handler, acks, abandon: abandon.clone() };
+        let mut work = work(Deliveries(deliveries), steps, tracker.clone(), ending.clone());
         let clean = tokio::select! {
             result = &mut work => result.is_ok(),
             () = async { ending.cancelled().await; sleep(grace).await } => {
@@ -104,11 +99,29 @@ impl Queue {
     }
 }
 
+/// Spawns a part of the instance, which ends with `until`. However it ends, by a panic too, the
+/// whole ends with it.
+fn part<F>(
+    tracker: &TaskTracker,
+    until: &CancellationToken,
+    whole: &CancellationToken,
+    part: F,
+) -> JoinHandle<Option<()>>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (until, whole) = (until.clone(), whole.clone().drop_guard());
+    tracker.spawn(async move {
+        let _whole = whole;
+        until.run_until_cancelled(part).await
+    })
+}
+
 /// The apalis worker: spreads the jobs over the runtime's threads. Boxed, for the compiler cannot
 /// see through its layers that it may be sent to another thread.
 fn work<H, F>(
     deliveries: Deliveries,
-    step: Step<H>,
+    steps: Steps<H>,
     tracker: TaskTracker,
     stop: CancellationToken,
 ) -> BoxFuture<'static, Result<(), WorkerError>>
@@ -119,7 +132,7 @@ where
     WorkerBuilder::new("refresh")
         .backend(deliveries)
         .parallelize(move |job| tracker.spawn(job))
-        .build(move |delivery: Delivery| step.clone().take(delivery))
+        .build(move |delivery: Delivery| steps.clone().take(delivery))
         .run_until(async move {
             stop.cancelled().await;
             Ok::<_, WorkerError>(())
@@ -129,13 +142,13 @@ where
 
 /// From a delivery to its acknowledgement.
 #[derive(Clone)]
-struct Step<H> {
+struct Steps<H> {
     handler: H,
     acks: mpsc::Sender<Ack>,
     abandon: CancellationToken,
 }
 
-impl<H, F> Step<H>
+impl<H, F> Steps<H>
 where
     H: Fn(Job) -> F,
     F: Future<Output = Finished>,

@@ -38,7 +38,10 @@ impl Stage {
     async fn assert_alive(&self, id: &str) {
         let document = self.world.account(id).await;
         assert_eq!(text(&document, "status"), "active");
-        assert!(self.pds.accepts(text(&document, "accessToken")).await, "the stored access token is good");
+        assert!(
+            self.pds.accepts(text(&document, "accessToken")).await,
+            "the stored access token is good"
+        );
     }
 }
 
@@ -53,7 +56,9 @@ async fn a_valid_token_is_rotated_and_the_new_pair_stored() {
     let after = stage.world.account(&id).await;
     assert_ne!(text(&after, "refreshToken"), account.refresh);
     assert!(after.get_datetime("tokenExpiry").is_ok(), "tokenExpiry is the access token's own");
-    for field in ["userId", "platformAccountId", "displayName", "metadata", "scope", "createdAt", "__v"] {
+    for field in
+        ["userId", "platformAccountId", "displayName", "metadata", "scope", "createdAt", "__v"]
+    {
         assert_eq!(before.get(field), after.get(field), "{field} is the application's");
     }
     stage.assert_alive(&id).await;
@@ -83,13 +88,21 @@ async fn dead_sessions_are_marked_with_what_their_owner_can_do() {
     assert_eq!(stage.pds.refresh(&spent.refresh).await.0, 200);
     stage.pds.control("/end-grace", json!({"did": spent.did})).await;
 
-    let (deleted, session_deleted) = stage.member("logout").await;
+    let (deleted, session_deleted) = stage.member("leaver").await;
     stage.pds.control("/delete-session", json!({"refreshJwt": deleted.refresh})).await;
 
     let with_app_password = stage.pds.create("apppass").await;
-    let app = stage.pds.control("/app-password", json!({"did": with_app_password.did, "password": with_app_password.password})).await;
-    let session =
-        stage.pds.control("/session", json!({"did": with_app_password.did, "password": app["password"]})).await;
+    let app = stage
+        .pds
+        .control(
+            "/app-password",
+            json!({"did": with_app_password.did, "password": with_app_password.password}),
+        )
+        .await;
+    let session = stage
+        .pds
+        .control("/session", json!({"did": with_app_password.did, "password": app["password"]}))
+        .await;
     let app_password_revoked = stage
         .world
         .log_in(
@@ -145,7 +158,7 @@ async fn tokens_that_are_none_and_accounts_that_are_gone_become_errors() {
     let document = stage.world.account(&garbage).await;
     assert_eq!((text(&document, "status"), text(&document, "refreshToken")), ("active", "garbage"));
 
-    let (other, mismatched) = stage.member("other").await;
+    let (other, mismatched) = stage.member("stranger").await;
     stage.world.set(&mismatched, mongodb::bson::doc! {"refreshToken": &account.refresh}).await;
     assert_eq!(stage.outcome(&mismatched).await, "identity_mismatch");
     assert_eq!(stage.pds.refresh(&account.refresh).await.0, 200, "nothing was spent");
@@ -165,8 +178,10 @@ async fn a_takedown_is_an_error_that_names_it() {
     // The reference PDS forgets the sessions of an account that it takes down; after it is
     // reinstated, a new login heals the account.
     stage.pds.control("/reinstate", json!({"did": account.did})).await;
-    let session =
-        stage.pds.control("/session", json!({"did": account.did, "password": account.password})).await;
+    let session = stage
+        .pds
+        .control("/session", json!({"did": account.did, "password": account.password}))
+        .await;
     let token = session["refreshJwt"].as_str().expect("a token");
     stage.world.set(&id, mongodb::bson::doc! {"refreshToken": token}).await;
     assert_eq!(stage.outcome(&id).await, "refreshed");

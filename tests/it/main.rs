@@ -1,4 +1,4 @@
-//! Tests against real services: one binary, one file per behaviour.
+//! The tests that need more than a function: one binary, one file per behaviour.
 
 #[cfg(test)]
 mod bluesky;
@@ -10,6 +10,8 @@ mod harness;
 mod http;
 #[cfg(test)]
 mod pds;
+#[cfg(test)]
+mod queue;
 #[cfg(test)]
 mod store;
 

@@ -4,12 +4,15 @@
 local prefix, me, slots = KEYS[1], ARGV[1], ARGV[2]
 local ttl, most = 10000, 500
 
+-- Who beat a moment ago knows that Redis was there for the others to beat, too. After an outage
+-- all keys are gone, and the others have yet to report.
+local steady = redis.call('PTTL', prefix..'alive:'..me) >= ttl / 2
 -- PEXPIRE is a write that a full memory does not refuse, and lets those after it pass.
 redis.call('PEXPIRE', prefix..'alive:'..me, ttl)
 redis.call('SET', prefix..'alive:'..me, slots, 'PX', ttl)
 
 local leader = redis.call('GET', prefix..'leader')
-local leads, renewed = not leader or leader == me, leader == me
+local leads = not leader or leader == me
 if leads then redis.call('SET', prefix..'leader', me, 'PX', ttl) end
 
 if redis.call('EXISTS', lanes[1]) == 0 then
@@ -25,8 +28,7 @@ for lane, key in ipairs(lanes) do
     local alive = redis.call('GET', prefix..'alive:'..name)
     if alive then
       if lane == 1 then live = live + tonumber(alive) end
-    elseif renewed then
-      -- Not by a leader of this moment: after an outage the others have yet to report.
+    elseif leads and steady then
       for _, entry in ipairs(pending(lane, name, most)) do
         back = back + put_back(lane, entry[1])
       end

@@ -35,7 +35,8 @@ impl Daemon {
     /// Starts `refreshd run` with exactly these settings, and waits until it is ready.
     pub(crate) async fn start(settings: &[(String, String)]) -> Self {
         let mut daemon = Self::spawn(settings);
-        let ready = daemon.log.wait(|line| line["event"] == "ready" || line["event"] == "log_ended").await;
+        let ready =
+            daemon.log.wait(|line| line["event"] == "ready" || line["event"] == "log_ended").await;
         if ready["event"] != "ready" {
             let status = daemon.child.wait().await.expect("a status");
             panic!("the daemon ended with {status} before it was ready:\n{}", daemon.log.text());
@@ -91,8 +92,9 @@ impl Daemon {
 
     /// Refreshes one account by name and waits for its outcome.
     pub(crate) async fn refresh(&self, account: &str) -> Value {
-        let (status, answer) =
-            self.post("/api/admin/refresh-tokens", &format!(r#"{{"accountId":"{account}"}}"#)).await;
+        let (status, answer) = self
+            .post("/api/admin/refresh-tokens", &format!(r#"{{"accountId":"{account}"}}"#))
+            .await;
         assert_eq!(status, 200, "{answer}");
         self.job(answer["jobId"].as_str().expect("a job id")).await
     }

@@ -15,7 +15,11 @@ pub(crate) fn client() -> Http {
 impl Http {
     /// POSTs a body as JSON; answers status and body (null when it is not JSON).
     pub(crate) async fn post(&self, url: &str, token: Option<&str>, body: &str) -> (u16, Value) {
-        self.send(self.0.post(url).header("content-type", "application/json").body(body.to_owned()), token).await
+        self.send(
+            self.0.post(url).header("content-type", "application/json").body(body.to_owned()),
+            token,
+        )
+        .await
     }
 
     /// GETs; answers status and body.
@@ -23,7 +27,11 @@ impl Http {
         self.send(self.0.get(url), token).await
     }
 
-    async fn send(&self, mut request: reqwest::RequestBuilder, token: Option<&str>) -> (u16, Value) {
+    async fn send(
+        &self,
+        mut request: reqwest::RequestBuilder,
+        token: Option<&str>,
+    ) -> (u16, Value) {
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }

@@ -35,7 +35,9 @@ pub(crate) struct PdsAccount {
 
 impl PdsAccount {
     fn read(value: &Value) -> Self {
-        let text = |key: &str| value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}")).to_owned();
+        let text = |key: &str| {
+            value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}")).to_owned()
+        };
         Self {
             did: text("did"),
             handle: text("handle"),
@@ -93,7 +95,9 @@ impl ReferencePds {
 
     /// Creates an account `<name>.test`.
     pub(crate) async fn create(&self, name: &str) -> PdsAccount {
-        PdsAccount::read(&self.control("/accounts", json!({"handle": format!("{name}.test")})).await)
+        PdsAccount::read(
+            &self.control("/accounts", json!({"handle": format!("{name}.test")})).await,
+        )
     }
 
     /// Creates accounts `<prefix>0.test` and on.
@@ -115,7 +119,8 @@ impl ReferencePds {
 
     /// Any call of the control API.
     pub(crate) async fn control(&self, path: &str, body: Value) -> Value {
-        let (status, answer) = self.http.post(&format!("{}{path}", self.control), None, &body.to_string()).await;
+        let (status, answer) =
+            self.http.post(&format!("{}{path}", self.control), None, &body.to_string()).await;
         assert!((200..300).contains(&status), "{path} {body}: {status} {answer}");
         answer
     }

@@ -18,7 +18,8 @@ pub(crate) struct World {
 impl World {
     /// Fresh servers, MongoDB as a replica set of one.
     pub(crate) async fn start() -> Self {
-        let (redis, mongo) = tokio::join!(RedisServer::start(), MongoServer::start(Topology::ReplicaSet(1)));
+        let (redis, mongo) =
+            tokio::join!(RedisServer::start(), MongoServer::start(Topology::ReplicaSet(1)));
         let client = Client::with_uri_str(mongo.uri()).await.expect("a MongoDB client");
         Self { redis, mongo, client }
     }
@@ -55,7 +56,13 @@ impl World {
     }
 
     /// Stores a session as the application does right after a login; answers the account's id.
-    pub(crate) async fn log_in(&self, did: &str, handle: &str, access: &str, refresh: &str) -> String {
+    pub(crate) async fn log_in(
+        &self,
+        did: &str,
+        handle: &str,
+        access: &str,
+        refresh: &str,
+    ) -> String {
         let document = login(did, handle, access, refresh);
         let id = document.get_object_id("_id").expect("an id").to_hex();
         self.accounts().insert_one(document).await.expect("an insert");
@@ -64,7 +71,8 @@ impl World {
 
     /// Changes an account as the application would, behind the daemon's back.
     pub(crate) async fn set(&self, id: &str, fields: Document) {
-        let result = self.accounts().update_one(by_id(id), doc! {"$set": fields}).await.expect("an update");
+        let result =
+            self.accounts().update_one(by_id(id), doc! {"$set": fields}).await.expect("an update");
         assert_eq!(result.matched_count, 1, "account {id} stands");
     }
 
