@@ -1,82 +1,35 @@
 //! `refreshd check`: would the daemon work here? Every problem, each with what to do; nothing is
 //! changed.
 
+mod findings;
+mod servers;
+
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::io;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use futures::future::join_all;
 
-use super::connect::{self, services};
+use super::connect;
 use super::output::{counted, line, span};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::Services;
 use crate::domain::account::Status;
 use crate::domain::attempt::Expected;
-use crate::domain::identity::{AccountId, ServiceUrl};
+use crate::domain::identity::AccountId;
 use crate::lifecycle::Exit;
-use crate::pds::{Client, ClientConfig};
 use crate::store::StoreError;
-
-/// Servers that are asked.
-const MOST_SERVERS: u32 = 20;
-
-/// Accounts whose tokens are looked at for servers, while the daemon has not noted them yet.
-const SAMPLE: u32 = 200;
-
-/// How long one server may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+use findings::{Findings, good};
 
 /// An access token's life at Bluesky: so often each account needs a call to be always fresh.
 const ACCESS_LIFE: Duration = Duration::from_hours(2);
-
-/// What was found so far.
-#[derive(Debug, Default)]
-struct Findings {
-    warnings: u64,
-    unavailable: bool,
-    config: bool,
-    failed: bool,
-}
-
-impl Findings {
-    fn odd(&mut self, what: &str, detail: impl Display) -> io::Result<()> {
-        self.warnings += 1;
-        line(format_args!("warning  {what:<14} {detail}"))
-    }
-
-    fn bad(&mut self, exit: Exit, what: &str, detail: impl Display) -> io::Result<()> {
-        match exit {
-            Exit::Unavailable => self.unavailable = true,
-            Exit::Config => self.config = true,
-            _ => self.failed = true,
-        }
-        line(format_args!("FAILED   {what:<14} {detail}"))
-    }
-
-    /// What the daemon would exit with, the worst first.
-    fn exit(&self) -> Exit {
-        match self {
-            Self { config: true, .. } => Exit::Config,
-            Self { unavailable: true, .. } => Exit::Unavailable,
-            Self { failed: true, .. } => Exit::Failed,
-            _ => Exit::Fine,
-        }
-    }
-}
-
-fn good(what: &str, detail: impl Display) -> io::Result<()> {
-    line(format_args!("ok       {what:<14} {detail}"))
-}
 
 /// Checks everything that the daemon needs.
 pub(super) async fn check(config: &Config) -> anyhow::Result<Exit> {
     let mut found = Findings::default();
     inspect(config, &mut found).await?;
-    let warnings = match found.warnings {
+    let warnings = match found.warnings() {
         0 => String::new(),
         n => format!("; {}", counted(n, "warning")),
     };
@@ -97,7 +50,7 @@ async fn inspect(config: &Config, found: &mut Findings) -> io::Result<()> {
     }
     admin(config, found)?;
     schedule(config, found)?;
-    let services = match services(config).await {
+    let services = match connect::services(config).await {
         Ok(services) => services,
         Err(error) => {
             return found.bad(connect::exit_of(&error), "MongoDB", format_args!("{error:#}"));
@@ -105,7 +58,7 @@ async fn inspect(config: &Config, found: &mut Findings) -> io::Result<()> {
     };
     redis(&services, found).await?;
     let accounts = mongo(config, &services, found).await?;
-    servers(config, &services, accounts.is_some(), found).await?;
+    servers::check(config, &services, accounts.is_some(), found).await?;
     accounts.map_or(Ok(()), |accounts| budget(config, accounts, found))
 }
 
@@ -214,62 +167,6 @@ async fn may_write(config: &Config, services: &Services) -> Result<(), StoreErro
     Ok(())
 }
 
-async fn servers(
-    config: &Config,
-    services: &Services,
-    has_mongo: bool,
-    found: &mut Findings,
-) -> io::Result<()> {
-    let client = ClientConfig {
-        timeout: config.pds.timeout.min(PATIENCE),
-        routing_home: config.pds.home.clone(),
-        allow_private: config.pds.allow_private,
-        max_idle_per_host: 1,
-    };
-    let client = match Client::new(&client) {
-        Ok(client) => client,
-        Err(error) => return found.bad(Exit::Failed, "servers", error),
-    };
-    let mut servers = vec![config.pds.home.clone()];
-    if has_mongo {
-        match named(config, services).await {
-            Ok(named) => {
-                servers.extend(named.into_iter().filter(|server| *server != config.pds.home));
-            }
-            Err(error) => found.bad(connect::exit_of(&error.clone().into()), "servers", error)?,
-        }
-    }
-    servers.truncate(usize::try_from(MOST_SERVERS).unwrap_or(usize::MAX));
-    let answers = join_all(servers.iter().map(|server| client.reachable(server))).await;
-    for (server, answer) in servers.iter().zip(answers) {
-        let told = match answer {
-            Ok(()) => good("server", format_args!("{server} answers")),
-            // Its name stands in the reason.
-            Err(error) if *server == config.pds.home => {
-                found.bad(Exit::Unavailable, "server", error)
-            }
-            Err(error) => {
-                found.odd("server", format_args!("{error}; its accounts cannot be refreshed"))
-            }
-        };
-        told?;
-    }
-    Ok(())
-}
-
-/// The servers that the accounts belong to, as far as a look shows.
-async fn named(config: &Config, services: &Services) -> Result<Vec<ServiceUrl>, StoreError> {
-    let routing = config.pds.routing();
-    let noted = services.store.services(None, MOST_SERVERS).await?;
-    let sample = services.store.unstamped(None, SAMPLE).await?;
-    let tokens = sample.iter().filter_map(|document| document.account.as_ref().ok());
-    let mut servers: Vec<ServiceUrl> = noted.iter().filter_map(|text| text.parse().ok()).collect();
-    servers.extend(tokens.map(|account| routing.service(account.refresh.audience())));
-    servers.sort();
-    servers.dedup();
-    Ok(servers)
-}
-
 fn budget(config: &Config, accounts: u64, found: &mut Findings) -> io::Result<()> {
     let Some(per_second) = config.pds.per_second else {
         return found.odd("budget", "PDS_RATE_LIMIT is off: only the servers' own limits hold");
@@ -293,17 +190,6 @@ fn budget(config: &Config, accounts: u64, found: &mut Findings) -> io::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_worst_finding_is_the_exit_status() {
-        let found = |unavailable, config, failed| {
-            Findings { warnings: 0, unavailable, config, failed }.exit()
-        };
-        assert_eq!(found(false, false, false), Exit::Fine);
-        assert_eq!(found(false, false, true), Exit::Failed);
-        assert_eq!(found(true, false, true), Exit::Unavailable);
-        assert_eq!(found(true, true, true), Exit::Config);
-    }
 
     #[test]
     fn only_accounts_that_are_called_for_count() {
