@@ -3,4 +3,6 @@
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod link;
+#[cfg(test)]
 mod queue;
