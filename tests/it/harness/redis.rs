@@ -38,6 +38,7 @@ impl RedisServer {
         self.port
     }
 
+    /// Its address.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }

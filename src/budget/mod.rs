@@ -1,0 +1,139 @@
+//! How many requests a server may be sent: one budget per server and egress address, shared by
+//! all instances through Redis. What a server says of its own limits always wins.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::{RedisResult, Script};
+use tokio::time::Instant;
+
+use crate::domain::backoff::LONGEST_RETRY_AFTER;
+use crate::domain::identity::ServiceUrl;
+use crate::link::Link;
+
+/// The longest that a worker waits for its turn (queue.md, "metered at the source").
+pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// How much of the budget may be spent at one moment after a pause, in time.
+const BURST: Duration = Duration::from_millis(250);
+
+/// The answer to a request for one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// Call after this wait, which is shorter than [`LONGEST_WAIT`] and already reserved.
+    After(Duration),
+    /// There is no room before this long from now.
+    Denied(Duration),
+}
+
+/// The budgets of all servers, as seen from one egress address.
+#[derive(Debug)]
+pub struct Budget {
+    link: Link,
+    key_prefix: String,
+    interval: Option<Duration>,
+    take: Script,
+    close: Script,
+    /// Closures that this instance knows of: with the rate off they are all there is to ask.
+    closed: Mutex<BTreeMap<ServiceUrl, Instant>>,
+}
+
+impl Budget {
+    /// `key_prefix` is the product's own, with its hash tag; `per_second` is `PDS_RATE_LIMIT`,
+    /// `None` when it is off.
+    pub fn new(link: Link, key_prefix: &str, egress_id: &str, per_second: Option<f64>) -> Self {
+        Self {
+            link,
+            key_prefix: format!("{key_prefix}budget:{egress_id}:"),
+            interval: per_second.map(|rate| Duration::from_secs_f64(1.0 / rate)),
+            take: Script::new(include_str!("take.lua")),
+            close: Script::new(include_str!("close.lua")),
+            closed: Mutex::default(),
+        }
+    }
+
+    /// Takes one call to `service`.
+    pub async fn take(&self, service: &ServiceUrl) -> Grant {
+        if let Some(wait) = self.closed_here(service) {
+            return Grant::Denied(wait);
+        }
+        let Some(interval) = self.interval else { return Grant::After(Duration::ZERO) };
+        match self.take_shared(service, interval).await {
+            Ok((true, wait)) => Grant::After(wait),
+            Ok((false, wait)) => Grant::Denied(wait),
+            // Redis just went away under jobs that were already taken, at most one per slot:
+            // each waits out what its share would be at worst.
+            Err(_lost) => Grant::After(interval.min(LONGEST_WAIT)),
+        }
+    }
+
+    async fn take_shared(
+        &self,
+        service: &ServiceUrl,
+        interval: Duration,
+    ) -> RedisResult<(bool, Duration)> {
+        let mut call = self.take.key(self.key(service));
+        call.key(self.closed_key(service))
+            .arg(millis(interval))
+            .arg(millis(BURST))
+            .arg(millis(LONGEST_WAIT));
+        let (granted, wait): (u8, u64) = self.link.invoke(&call).await?;
+        Ok((granted == 1, Duration::from_millis(wait)))
+    }
+
+    /// Closes a server's budget for all instances: it answered 429, or said that nothing is left.
+    pub async fn close(&self, service: &ServiceUrl, wait: Duration) {
+        let wait = wait.min(LONGEST_RETRY_AFTER);
+        if !self.close_here(service, Instant::now() + wait) {
+            return;
+        }
+        let mut call = self.close.key(self.closed_key(service));
+        call.arg(wait.as_millis().max(1).to_string());
+        if let Err(error) = self.link.invoke::<u8>(&call).await {
+            tracing::debug!(%error, %service, "a server's closure is known to this instance only");
+        }
+    }
+
+    /// How long `service` stays closed, as far as any instance knows; `None` when it is open.
+    pub async fn closed_for(&self, service: &ServiceUrl) -> Option<Duration> {
+        if let Some(wait) = self.closed_here(service) {
+            return Some(wait);
+        }
+        let left: i64 =
+            self.link.query(redis::cmd("PTTL").arg(self.closed_key(service))).await.ok()?;
+        let left = Duration::from_millis(u64::try_from(left).ok()?);
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Whether that told this instance anything new.
+    fn close_here(&self, service: &ServiceUrl, until: Instant) -> bool {
+        let mut closed = self.closures();
+        closed.retain(|_, until| *until > Instant::now());
+        let entry = closed.entry(service.clone()).or_insert_with(Instant::now);
+        let news = *entry < until;
+        *entry = until.max(*entry);
+        news
+    }
+
+    fn closed_here(&self, service: &ServiceUrl) -> Option<Duration> {
+        let until = *self.closures().get(service)?;
+        until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+
+    fn closures(&self) -> MutexGuard<'_, BTreeMap<ServiceUrl, Instant>> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn key(&self, service: &ServiceUrl) -> String {
+        format!("{}{service}", self.key_prefix)
+    }
+
+    fn closed_key(&self, service: &ServiceUrl) -> String {
+        format!("{}{service}:closed", self.key_prefix)
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
+}

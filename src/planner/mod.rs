@@ -1,0 +1,151 @@
+//! Turns what is due in MongoDB into jobs: the accounts of a refresh-all, and retries.
+//!
+//! One planner acts at a time over all instances (the queue's leadership); what it has done stands
+//! in MongoDB, so another goes on where it stopped, and a wiped Redis costs nothing but the way
+//! back over accounts that are then found to be done.
+
+mod choice;
+mod retry;
+mod room;
+mod walk;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::budget::Budget;
+use crate::clock::Clock;
+use crate::domain::routing::Routing;
+use crate::queue::{Queue, QueueError};
+use crate::store::{Store, StoreError};
+
+use retry::Retry;
+use room::Room;
+use walk::Walk;
+
+/// While jobs wait for room, the meter is read this often at the latest.
+const BUSY: Duration = Duration::from_millis(100);
+
+/// A pass that jobs' ends ask for comes this long after the last at the earliest.
+const BREATH: Duration = Duration::from_millis(10);
+
+/// With nothing to do, runs are looked for this often, should a nudge have been lost.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Why a pass could not be finished. The next one begins where it stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// MongoDB did not answer as it should.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Redis did not.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// Another instance plans, too: leadership has just changed hands.
+    #[error("another instance has taken over the planning")]
+    Overtaken,
+}
+
+/// How soon there is something to do again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Next {
+    /// At once: only the size of a pass was reached.
+    Now,
+    /// When room is made.
+    Room,
+    /// When somebody asks, or this much later.
+    After(Duration),
+}
+
+/// What the planner's parts work with.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The truth.
+    pub store: Store,
+    /// Where jobs go.
+    pub queue: Queue,
+    /// Which servers are closed.
+    pub budget: Arc<Budget>,
+    /// Which server an account belongs to.
+    pub routing: Routing,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// The planner of one instance; it sleeps while another's leads.
+#[derive(Debug)]
+pub struct Planner {
+    parts: Parts,
+    room: Room,
+    walk: Walk,
+    retry: Retry,
+    measured: Instant,
+}
+
+impl Planner {
+    /// A planner with `PDS_RATE_LIMIT` as `per_second` (`None`: off).
+    pub fn new(parts: Parts, per_second: Option<f64>) -> Self {
+        Self {
+            room: Room::new(per_second),
+            walk: Walk::new(parts.clone()),
+            retry: Retry::new(parts.clone()),
+            parts,
+            measured: Instant::now(),
+        }
+    }
+
+    /// Plans until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        stop.run_until_cancelled(async move {
+            let mut leadership = self.parts.queue.leadership();
+            loop {
+                if leadership.wait_for(|leadership| leadership.leader).await.is_err() {
+                    return;
+                }
+                let slots = leadership.borrow().slots;
+                let next = match self.pass(slots).await {
+                    Ok(next) => next,
+                    Err(error) => {
+                        tracing::warn!(event = "planner", %error, "planning is held up; trying again");
+                        Next::After(Duration::from_secs(1))
+                    }
+                };
+                self.rest(next).await;
+            }
+        })
+        .await;
+    }
+
+    async fn pass(&mut self, slots: u64) -> Result<Next, PlanError> {
+        let held = self.parts.queue.metered().await?;
+        let since = self.measured.elapsed();
+        self.measured = Instant::now();
+        self.room.measure(held, slots, since);
+        let walk = self.walk.step(&mut self.room).await?;
+        let retry = self.retry.step(&mut self.room).await?;
+        Ok(walk.min(retry))
+    }
+
+    async fn rest(&self, next: Next) {
+        let queue = &self.parts.queue;
+        match next {
+            Next::Now => {}
+            Next::Room => {
+                tokio::time::sleep(BREATH).await;
+                let made = tokio::time::timeout(BUSY, queue.acked());
+                tokio::select! {
+                    _made_or_late = made => {}
+                    () = queue.nudged() => {}
+                }
+            }
+            Next::After(wait) => {
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = queue.nudged() => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Accounts whose last attempt failed, when their time has come.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::choice::job;
+use super::room::Room;
+use super::{Next, Parts, PlanError};
+use crate::domain::identity::ServiceUrl;
+use crate::domain::outcome::Trigger;
+use crate::queue::Lane;
+
+/// A server's accounts are looked at this often at the latest, so a retry that another instance
+/// wrote starts this much late at most.
+const AT_THE_LATEST: Duration = Duration::from_secs(10);
+
+/// And not more often than this: a job that was just made is still due until it has run.
+const AT_THE_EARLIEST: Duration = Duration::from_secs(1);
+
+/// Retries read at once for one server.
+const PAGE: usize = 500;
+
+/// Servers that are looked after.
+const MOST_SERVERS: u32 = 100_000;
+
+/// The planner's part for retries.
+#[derive(Debug)]
+pub(super) struct Retry {
+    parts: Parts,
+    servers: BTreeMap<ServiceUrl, Instant>,
+    listed: Option<Instant>,
+}
+
+impl Retry {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self { parts, servers: BTreeMap::new(), listed: None }
+    }
+
+    pub(super) async fn step(&mut self, room: &mut Room) -> Result<Next, PlanError> {
+        self.list().await?;
+        let due: Vec<_> = self
+            .servers
+            .iter()
+            .filter(|(_, at)| **at <= Instant::now())
+            .map(|(it, _)| it.clone())
+            .collect();
+        for service in due {
+            let wait = self.look(&service, room).await?;
+            self.servers
+                .insert(service, Instant::now() + wait.clamp(AT_THE_EARLIEST, AT_THE_LATEST));
+        }
+        let soonest = self.servers.values().min().copied();
+        let wait = soonest.map_or(AT_THE_LATEST, |at| at.saturating_duration_since(Instant::now()));
+        Ok(Next::After(wait))
+    }
+
+    /// Servers come and go slowly: their list is read again every so often.
+    async fn list(&mut self) -> Result<(), PlanError> {
+        if self.listed.is_some_and(|at| at.elapsed() < AT_THE_LATEST * 3) {
+            return Ok(());
+        }
+        let known = std::mem::take(&mut self.servers);
+        for service in self.parts.store.services(None, MOST_SERVERS).await? {
+            let Ok(service) = service.parse::<ServiceUrl>() else { continue };
+            let at = known.get(&service).copied().unwrap_or_else(Instant::now);
+            self.servers.insert(service, at);
+        }
+        self.listed = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Makes jobs for the retries of one server; answers when to look again.
+    async fn look(&self, service: &ServiceUrl, room: &mut Room) -> Result<Duration, PlanError> {
+        if let Some(closed) = self.parts.budget.closed_for(service).await {
+            return Ok(closed);
+        }
+        let left = room.left(service.as_str()).min(PAGE);
+        if left == 0 {
+            return Ok(AT_THE_EARLIEST);
+        }
+        let now = self.parts.clock.now();
+        let limit = u32::try_from(left).unwrap_or(u32::MAX);
+        let due = self.parts.store.due(service.as_str(), now, limit).await?;
+        let jobs: Vec<_> = due
+            .iter()
+            .map(|document| job(document, Trigger::Recovery, Lane::Due, &self.parts.routing))
+            .collect();
+        self.parts.queue.enqueue(&jobs).await?;
+        room.give(service.as_str(), u64::try_from(jobs.len()).unwrap_or(u64::MAX));
+        if jobs.len() == left {
+            return Ok(AT_THE_EARLIEST);
+        }
+        let next = self.parts.store.next_due(service.as_str()).await?;
+        Ok(next.and_then(|at| (at - now).to_std().ok()).unwrap_or(AT_THE_LATEST))
+    }
+}

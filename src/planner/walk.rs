@@ -1,0 +1,277 @@
+//! One refresh-all: every server's accounts are walked on their own, by keyset, so that a server
+//! without room holds up nobody else.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::choice::{Choice, choose};
+use super::room::Room;
+use super::{IDLE, Next, Parts, PlanError};
+use crate::domain::attempt::Expected;
+use crate::domain::identity::{AccountId, ServiceUrl};
+use crate::events;
+use crate::queue::{NewJob, RunTally};
+use crate::store::{Advance, Counts, Run, RunRow, RunState};
+
+/// Accounts read at once.
+const PAGE: u32 = 500;
+
+/// Pages read for one server in one pass.
+const PAGES_A_PASS: usize = 20;
+
+/// How often a run's counts are written to MongoDB while it goes on.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// Walks over a run's accounts to find jobs that Redis lost; the last one finds none.
+const MOST_PASSES: u32 = 10;
+
+/// Servers of one run.
+const MOST_SERVERS: u32 = 100_000;
+
+/// The row of the accounts that no server can be named for.
+const NO_SERVER: &str = "";
+
+/// The walk of the current run, if there is one.
+#[derive(Debug)]
+pub(super) struct Walk {
+    parts: Parts,
+    current: Option<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    run: Run,
+    rows: Vec<RunRow>,
+    /// How far the stamping sweep has come, until there are rows.
+    swept: Option<AccountId>,
+    saved: Instant,
+}
+
+impl Walk {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self { parts, current: None }
+    }
+
+    /// Goes on with the oldest run that is not done.
+    pub(super) async fn step(&mut self, room: &mut Room) -> Result<Next, PlanError> {
+        // What is in memory is only a copy: after any error it is read again.
+        let current = match self.current.take() {
+            Some(current) => current,
+            None => match self.open().await? {
+                Some(current) => current,
+                None => return Ok(Next::After(IDLE)),
+            },
+        };
+        let (next, current) = self.go_on(current, room).await?;
+        self.current = current;
+        Ok(next)
+    }
+
+    async fn open(&self) -> Result<Option<Current>, PlanError> {
+        let Some(mut run) = self.parts.store.current_run().await? else { return Ok(None) };
+        if run.state == RunState::Queued {
+            let now = self.parts.clock.now();
+            self.parts.queue.begin_run(&run.id).await?;
+            self.parts.store.start_run(&run.id, now).await?;
+            run.state = RunState::Running;
+            run.started_at = Some(now);
+            events::run_started(&run);
+        }
+        let rows = self.parts.store.rows(&run.id).await?;
+        Ok(Some(Current { run, rows, swept: None, saved: Instant::now() }))
+    }
+
+    async fn go_on(
+        &self,
+        mut current: Current,
+        room: &mut Room,
+    ) -> Result<(Next, Option<Current>), PlanError> {
+        if current.rows.is_empty() {
+            self.sweep(&mut current).await?;
+            return Ok((Next::Now, Some(current)));
+        }
+        let next = self.walk_rows(&mut current, room).await?;
+        if current.rows.iter().all(|row| row.done) {
+            return self.close(current).await;
+        }
+        if current.saved.elapsed() >= SAVE_EVERY {
+            let tally = self.parts.queue.run_tally(&current.run.id).await?.unwrap_or_default();
+            self.save_counts(&mut current, tally).await?;
+        }
+        Ok((next, Some(current)))
+    }
+
+    /// Stamps the accounts that have no server yet, a page at a time; after the last one the
+    /// run's rows are made.
+    async fn sweep(&self, current: &mut Current) -> Result<(), PlanError> {
+        let store = &self.parts.store;
+        let page = store.unstamped(current.swept, PAGE).await?;
+        let stamps: Vec<_> = page
+            .iter()
+            .filter_map(|document| {
+                let account = document.account.as_ref().ok()?;
+                Some((
+                    Expected::of(document)?,
+                    self.parts.routing.service(account.refresh.audience()),
+                ))
+            })
+            .collect();
+        store.stamp(&stamps).await?;
+        if let Some(last) = page.last() {
+            current.swept = Some(last.id);
+        }
+        if is_last(&page) {
+            let mut services = store.services(None, MOST_SERVERS).await?;
+            services.push(NO_SERVER.to_owned());
+            store.add_rows(&current.run.id, &services).await?;
+            current.rows = store.rows(&current.run.id).await?;
+        }
+        Ok(())
+    }
+
+    async fn walk_rows(&self, current: &mut Current, room: &mut Room) -> Result<Next, PlanError> {
+        for row in current.rows.iter().filter(|row| !row.done) {
+            room.wants(&row.service, true);
+        }
+        let mut next = Next::After(BETWEEN_TALLIES);
+        for row in current.rows.iter_mut().filter(|row| !row.done) {
+            next = next.min(self.walk_row(&current.run, row, room).await?);
+        }
+        Ok(next)
+    }
+
+    async fn walk_row(
+        &self,
+        run: &Run,
+        row: &mut RunRow,
+        room: &mut Room,
+    ) -> Result<Next, PlanError> {
+        if let Ok(service) = row.service.parse::<ServiceUrl>()
+            && let Some(wait) = self.parts.budget.closed_for(&service).await
+        {
+            // Others on the same pass see it as not waiting: their share need not shrink for it.
+            room.wants(&row.service, false);
+            return Ok(Next::After(wait.min(IDLE)));
+        }
+        for _ in 0..PAGES_A_PASS {
+            let left = room.left(&row.service);
+            if left == 0 {
+                return Ok(Next::Room);
+            }
+            let made = self.walk_page(run, row, left).await?;
+            room.give(&row.service, made);
+            if row.done {
+                room.wants(&row.service, false);
+                return Ok(Next::After(BETWEEN_TALLIES));
+            }
+        }
+        Ok(Next::Now)
+    }
+
+    /// Makes at most `left` jobs of the row's next page, then moves its cursor past them. A crash
+    /// in between walks the page again, and its jobs join the ones that were made.
+    async fn walk_page(&self, run: &Run, row: &mut RunRow, left: usize) -> Result<u64, PlanError> {
+        let store = &self.parts.store;
+        let page = if row.service == NO_SERVER {
+            store.unstamped(row.cursor, PAGE).await?
+        } else {
+            store.page(&row.service, row.cursor, PAGE).await?
+        };
+        let mut jobs: Vec<NewJob> = Vec::new();
+        let (mut fresh, mut cursor, mut consumed) = (0, row.cursor, 0);
+        for document in &page {
+            if jobs.len() == left {
+                break;
+            }
+            match choose(document, run, &self.parts.routing) {
+                Choice::Skip => {}
+                Choice::Fresh => fresh += 1,
+                Choice::Job(job) => jobs.push(*job),
+            }
+            cursor = Some(document.id);
+            consumed += 1;
+        }
+        self.parts.queue.enqueue(&jobs).await?;
+        let made = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
+        let done = consumed == page.len() && is_last(&page);
+        let service = row.service.as_str();
+        let step = Advance { service, from: row.cursor, to: cursor, jobs: made, fresh, done };
+        if !store.advance(&run.id, &step).await? {
+            return Err(PlanError::Overtaken);
+        }
+        row.jobs += made;
+        row.fresh += fresh;
+        row.cursor = cursor;
+        row.done = done;
+        Ok(made)
+    }
+
+    /// Every job is made: waits until they have ended, and looks for those that Redis lost.
+    async fn close(&self, mut current: Current) -> Result<(Next, Option<Current>), PlanError> {
+        let tally = self.parts.queue.run_tally(&current.run.id).await?;
+        if let Some(tally) = tally.as_ref().filter(|tally| tally.open > 0) {
+            self.save_counts(&mut current, tally.clone()).await?;
+            return Ok((Next::After(BETWEEN_TALLIES), Some(current)));
+        }
+        let made: u64 = current.rows.iter().map(|row| row.jobs).sum();
+        let ended: u64 = tally.iter().flat_map(|tally| tally.outcomes.values()).sum();
+        let complete = if current.run.pass == 0 { ended >= made } else { made == 0 };
+        if !complete && current.run.pass < MOST_PASSES {
+            return self.walk_again(current).await;
+        }
+        if current.run.pass == 0 {
+            current.run.counts = counts(&current.rows, tally.unwrap_or_default());
+        } else {
+            current.run.counts.outcomes = self.parts.store.recount(current.run.cut_off).await?;
+        }
+        let now = self.parts.clock.now();
+        current.run.ended_at = Some(now);
+        if self.parts.store.finish_run(&current.run.id, now, &current.run.counts).await? {
+            events::run_ended(&current.run, now);
+        }
+        self.parts.queue.end_run(&current.run.id).await?;
+        self.parts.store.prune(KEPT_RUNS).await?;
+        Ok((Next::Now, None))
+    }
+
+    /// Redis lost some of the run's jobs: the accounts themselves tell which were not tried.
+    async fn walk_again(&self, current: Current) -> Result<(Next, Option<Current>), PlanError> {
+        tracing::info!(
+            event = "run_again",
+            run = %current.run.id,
+            "Redis lost jobs of refresh-all {}; looking for accounts that were not tried",
+            current.run.id
+        );
+        self.parts.queue.begin_run(&current.run.id).await?;
+        self.parts.store.walk_again(&current.run.id, &current.run.counts).await?;
+        Ok((Next::Now, None))
+    }
+
+    async fn save_counts(&self, current: &mut Current, tally: RunTally) -> Result<(), PlanError> {
+        if current.run.pass == 0 && current.saved.elapsed() >= SAVE_EVERY {
+            current.run.counts = counts(&current.rows, tally);
+            self.parts.store.save_counts(&current.run.id, &current.run.counts).await?;
+            current.saved = Instant::now();
+        }
+        Ok(())
+    }
+}
+
+/// How often the end of a run's last jobs is looked for.
+const BETWEEN_TALLIES: Duration = Duration::from_millis(200);
+
+/// How many runs are kept for the admin API.
+const KEPT_RUNS: u32 = 200;
+
+fn is_last<T>(page: &[T]) -> bool {
+    u32::try_from(page.len()).is_ok_and(|read| read < PAGE)
+}
+
+fn counts(rows: &[RunRow], tally: RunTally) -> Counts {
+    Counts {
+        jobs: rows.iter().map(|row| row.jobs).sum(),
+        fresh: rows.iter().map(|row| row.fresh).sum(),
+        outcomes: tally.outcomes,
+    }
+}
