@@ -5,6 +5,8 @@ mod bluesky;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod link;
+#[cfg(test)]
 mod pds;
 #[cfg(test)]
 mod queue;
