@@ -78,7 +78,7 @@ impl Refresher {
             match self.store.load(account).await {
                 Ok(document) => return document,
                 Err(error) => {
-                    self.wait_out(&error, "an account could not be read", &mut failures).await
+                    self.wait_out(&error, "an account could not be read", &mut failures).await;
                 }
             }
         }

@@ -76,7 +76,9 @@ async fn report(services: &Services, run: &Run) -> anyhow::Result<Exit> {
     if run.counts.fresh > 0 {
         outcomes.add_row(["left out, just refreshed".to_owned(), run.counts.fresh.to_string()]);
     }
-    line(tidy(&outcomes))?;
+    if !outcomes.is_empty() {
+        line(tidy(&outcomes))?;
+    }
     let (good, failed) = totals(run);
     if failed == 0 {
         note(format_args!("{} refreshed, none failed", counted(good, "account")));

@@ -124,7 +124,8 @@ fn cron(text: &str, zone: Tz) -> Result<Option<Pattern>, String> {
     if is_off(text) {
         return Ok(None);
     }
-    Pattern::parse(text, zone).map(Some).map_err(|error| error.to_string())
+    let refused = |error| format!("{}; {error}", settings::REFRESH_CRON.allowed());
+    Pattern::parse(text, zone).map(Some).map_err(refused)
 }
 
 pub(super) fn admin(reader: &mut Reader<'_>) -> Option<Admin> {

@@ -316,7 +316,7 @@ fn the_file_that_is_named_is_read_instead_of_the_default_one() {
         ("config/refreshd.toml", "redis_db = 4\nbroken"),
         (".env", "REFRESHD_CONFIG=mine.toml"),
     ]);
-    assert_eq!(load_in(&[("MONGODB_URI", URI)], folder.path()).unwrap().redis.db, 5);
+    assert_eq!(load_in(&[("MONGODB_URI", URI)], folder.path()).unwrap().redis.target.db, 5);
     fs::remove_file(folder.path().join("mine.toml")).unwrap();
     let text = load_in(&[("MONGODB_URI", URI)], folder.path()).unwrap_err();
     assert!(

@@ -39,14 +39,14 @@ impl Room {
     /// living instances, `since` the time since the last pass.
     pub(super) fn measure(&mut self, held: BTreeMap<String, u64>, slots: u64, since: Duration) {
         let seconds = since.as_secs_f64().max(0.001);
-        for (service, before) in &self.held {
-            let made = self.made.get(service).copied().unwrap_or(0);
-            let now = held.get(service).copied().unwrap_or(0);
-            let done = to_f64((before + made).saturating_sub(now));
-            let rate = self.rate.entry(service.clone()).or_default();
+        for service in self.held.keys() {
+            self.rate.entry(service.clone()).or_default();
+        }
+        for (service, rate) in &mut self.rate {
+            let count = |jobs: &BTreeMap<String, u64>| jobs.get(service).copied().unwrap_or(0);
+            let done = (count(&self.held) + count(&self.made)).saturating_sub(count(&held));
             // A moving average over about a second.
-            let weight = seconds.min(1.0);
-            *rate += weight * (done / seconds - *rate);
+            *rate += seconds.min(1.0) * (to_f64(done) / seconds - *rate);
         }
         self.rate.retain(|_, rate| *rate > 0.01);
         self.made.clear();

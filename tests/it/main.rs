@@ -9,6 +9,8 @@ mod harness;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod link;
+#[cfg(test)]
 mod pds;
 #[cfg(test)]
 mod queue;
