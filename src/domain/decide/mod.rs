@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::account::{Account, Status, Unusable};
 use super::answer::{Answer, Session};
-use super::backoff;
+use super::backoff::{self, LONGEST_WAIT};
 use super::identity::{Handle, ServiceUrl};
 use super::outcome::Outcome;
 use super::session::Pair;
@@ -27,7 +27,7 @@ pub struct Change {
     pub rotation: Option<Rotation>,
     /// The new status, when it is to change without a pair.
     pub verdict: Option<Verdict>,
-    /// The bookkeeping; `None` leaves it as it is.
+    /// The bookkeeping.
     pub note: Note,
 }
 
@@ -175,7 +175,7 @@ impl Case<'_> {
             service: Some(self.service.clone()),
             outcome,
             failures,
-            next_attempt_at: wait.map(|wait| self.now + wait),
+            next_attempt_at: wait.map(|wait| self.after(wait)),
             judged_jti: Some(jti.to_owned()),
             heard_at: self.heard_at(),
             last_error: Some(error),
@@ -190,6 +190,14 @@ impl Case<'_> {
         let kept = &self.account.kept;
         let same_token = kept.judged_jti.as_deref() == Some(self.account.refresh.jti());
         kept.heard_at.filter(|_| same_token).map(|at| at.min(self.now))
+    }
+
+    /// The moment `wait` from now, a day away at most, and to the millisecond: what MongoDB keeps,
+    /// so that a note that is read back is known for ours.
+    fn after(&self, wait: Duration) -> DateTime<Utc> {
+        let millis = wait.min(LONGEST_WAIT).as_millis();
+        let wait = i64::try_from(millis).ok().and_then(TimeDelta::try_milliseconds);
+        wait.and_then(|wait| self.now.checked_add_signed(wait)).unwrap_or(self.now)
     }
 
     fn rotated(&self, session: Session) -> Decision {
@@ -216,15 +224,14 @@ impl Case<'_> {
         let kept_alive = self.account.kept.refreshed_at.is_some();
         let marked = matches!(self.account.status, Status::Revoked | Status::Expired);
         let first = self.heard_at();
-        let confirmed = first.is_some_and(|at| at + self.policy.confirm_after <= self.now);
-        if !kept_alive || marked || confirmed || self.policy.confirm_after.is_zero() {
+        let since = first.and_then(|at| (self.now - at).to_std().ok()).unwrap_or_default();
+        let left = self.policy.confirm_after.saturating_sub(since);
+        if !kept_alive || marked || left.is_zero() {
             return self.believed(outcome);
         }
-        let heard_at = first.unwrap_or(self.now);
-        let mut note =
-            self.stays(outcome, self.account.kept.failures + 1, None, message(outcome).to_owned());
-        note.heard_at = Some(heard_at);
-        note.next_attempt_at = Some(heard_at + self.policy.confirm_after);
+        let failures = self.account.kept.failures.saturating_add(1);
+        let mut note = self.stays(outcome, failures, Some(left), message(outcome).to_owned());
+        note.heard_at = Some(first.unwrap_or(self.now));
         Decision { held: true, ..Decision::note(note) }
     }
 
@@ -235,8 +242,11 @@ impl Case<'_> {
             _ => return self.trouble(outcome, message(outcome).to_owned()),
         };
         let marked = matches!(self.account.status, Status::Revoked | Status::Expired);
-        let hearings =
-            if marked && self.heard_at().is_some() { self.account.kept.failures + 1 } else { 1 };
+        let hearings = if marked && self.heard_at().is_some() {
+            self.account.kept.failures.saturating_add(1)
+        } else {
+            1
+        };
         let mut note =
             self.stays(outcome, hearings, backoff::probe(hearings), message(outcome).to_owned());
         note.heard_at = note.heard_at.or(Some(self.now));
@@ -245,8 +255,10 @@ impl Case<'_> {
 
     /// Marks the account `error`: it is tried again on the slow ladder and heals by itself.
     fn trouble(&self, outcome: Outcome, error: String) -> Decision {
-        let failures =
-            if self.account.status == Status::Error { self.account.kept.failures + 1 } else { 1 };
+        let failures = match self.account.status {
+            Status::Error => self.account.kept.failures.saturating_add(1),
+            _ => 1,
+        };
         let wait = backoff::error_ladder(failures, self.draw);
         let mut note = self.stays(outcome, failures, Some(wait), error);
         if outcome.is_permanent() {
@@ -257,11 +269,12 @@ impl Case<'_> {
 
     fn unreachable(&self, why: String) -> Decision {
         let kept = self.account.kept.failures;
+        let next = kept.saturating_add(1);
         let (failures, wait) = match self.account.status {
-            Status::Error => (kept + 1, backoff::error_ladder(kept + 1, self.draw)),
+            Status::Error => (next, backoff::error_ladder(next, self.draw)),
             // The count is the place on the probes' ladder; trouble on the way does not climb it.
             Status::Revoked | Status::Expired => (kept, backoff::error_ladder(1, self.draw)),
-            Status::Active | Status::Foreign => (kept + 1, backoff::transient(kept + 1, self.draw)),
+            Status::Active | Status::Foreign => (next, backoff::transient(next, self.draw)),
         };
         Decision::note(self.stays(Outcome::Unreachable, failures, Some(wait), why))
     }
@@ -271,7 +284,7 @@ impl Case<'_> {
         let failures = self.account.kept.failures;
         let wait = match wait {
             Some(asked) => asked.min(backoff::LONGEST_RETRY_AFTER),
-            None => backoff::transient(failures + 1, self.draw),
+            None => backoff::transient(failures.saturating_add(1), self.draw),
         };
         let error =
             format!("the server has no room for this account before {} s from now", wait.as_secs());
