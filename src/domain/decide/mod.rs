@@ -298,7 +298,7 @@ fn message(outcome: Outcome) -> &'static str {
         Outcome::Revoked => "Bluesky ended this session. Log in again to keep posting.",
         Outcome::Expired => "This Bluesky session has expired. Log in again to keep posting.",
         Outcome::TakenDown => {
-            "Bluesky has taken this account down. Posting goes on by itself once it is reinstated."
+            "Bluesky has taken this account down. Once it is reinstated, posting may go on by itself; if it does not, log in again."
         }
         Outcome::AccountGone => "This account no longer exists on its Bluesky server.",
         Outcome::InvalidToken => {
