@@ -113,7 +113,7 @@ pub fn decide(
             case.trouble(Outcome::TakenDown, message(Outcome::TakenDown).to_owned())
         }
         Answer::RateLimited(wait) => case.rate_limited(wait),
-        Answer::Unreachable(why) => case.unreachable(why),
+        Answer::Unreachable(why) => case.silence(Outcome::Unreachable, why),
     }
 }
 
@@ -187,9 +187,24 @@ impl Case<'_> {
     /// When a permanent answer about the stored token was first heard. A moment that is still to
     /// come was written by a clock that was wrong, and counts as now.
     fn heard_at(&self) -> Option<DateTime<Utc>> {
+        self.account.kept.heard_at.filter(|_| self.is_same_token()).map(|at| at.min(self.now))
+    }
+
+    /// Whether the bookkeeping is about the token that is stored now.
+    fn is_same_token(&self) -> bool {
+        self.account.kept.judged_jti.as_deref() == Some(self.account.refresh.jti())
+    }
+
+    /// How many attempts the ladder of the account's status has seen, before this one.
+    ///
+    /// An account in `error` whose last attempt met silence stands at the foot of its ladder: the
+    /// count may be of quick retries from before the application marked it, and a day's pause
+    /// after a short outage would cost the session.
+    fn count(&self) -> u32 {
         let kept = &self.account.kept;
-        let same_token = kept.judged_jti.as_deref() == Some(self.account.refresh.jti());
-        kept.heard_at.filter(|_| same_token).map(|at| at.min(self.now))
+        let quick =
+            self.account.status == Status::Error && kept.outcome == Some(Outcome::Unreachable);
+        if self.is_same_token() && !quick { kept.failures } else { 0 }
     }
 
     /// The moment `wait` from now, a day away at most, and to the millisecond: what MongoDB keeps,
@@ -229,7 +244,7 @@ impl Case<'_> {
         if !kept_alive || marked || left.is_zero() {
             return self.believed(outcome);
         }
-        let failures = self.account.kept.failures.saturating_add(1);
+        let failures = self.count().saturating_add(1);
         let mut note = self.stays(outcome, failures, Some(left), message(outcome).to_owned());
         note.heard_at = Some(first.unwrap_or(self.now));
         Decision { held: true, ..Decision::note(note) }
@@ -242,11 +257,8 @@ impl Case<'_> {
             _ => return self.trouble(outcome, message(outcome).to_owned()),
         };
         let marked = matches!(self.account.status, Status::Revoked | Status::Expired);
-        let hearings = if marked && self.heard_at().is_some() {
-            self.account.kept.failures.saturating_add(1)
-        } else {
-            1
-        };
+        let hearings =
+            if marked && self.heard_at().is_some() { self.count().saturating_add(1) } else { 1 };
         let mut note =
             self.stays(outcome, hearings, backoff::probe(hearings), message(outcome).to_owned());
         note.heard_at = note.heard_at.or(Some(self.now));
@@ -256,7 +268,7 @@ impl Case<'_> {
     /// Marks the account `error`: it is tried again on the slow ladder and heals by itself.
     fn trouble(&self, outcome: Outcome, error: String) -> Decision {
         let failures = match self.account.status {
-            Status::Error => self.account.kept.failures.saturating_add(1),
+            Status::Error => self.count().saturating_add(1),
             _ => 1,
         };
         let wait = backoff::error_ladder(failures, self.draw);
@@ -267,28 +279,39 @@ impl Case<'_> {
         Decision::verdict(note, Verdict { status: Status::Error, message: message(outcome) })
     }
 
-    fn unreachable(&self, why: String) -> Decision {
-        let kept = self.account.kept.failures;
-        let next = kept.saturating_add(1);
+    /// Nothing was learnt. Only an active account's count is climbed by that: a lost reply has to
+    /// be asked for again well within the server's grace, so no ladder of hours or days applies.
+    fn silence(&self, outcome: Outcome, why: String) -> Decision {
         let (failures, wait) = match self.account.status {
-            Status::Error => (next, backoff::error_ladder(next, self.draw)),
-            // The count is the place on the probes' ladder; trouble on the way does not climb it.
-            Status::Revoked | Status::Expired => (kept, backoff::error_ladder(1, self.draw)),
-            Status::Active | Status::Foreign => (next, backoff::transient(next, self.draw)),
+            // The count is the place on the probes' ladder.
+            Status::Revoked | Status::Expired => (self.count(), self.slow()),
+            Status::Error => (self.count().saturating_add(1), self.slow()),
+            Status::Active | Status::Foreign => {
+                let failures = self.count().saturating_add(1);
+                (failures, backoff::transient(failures, self.draw))
+            }
         };
-        Decision::note(self.stays(Outcome::Unreachable, failures, Some(wait), why))
+        // By our clock the token's life is over. That condemns nothing, but is no cause for haste.
+        let over = self.account.refresh.expires_at() <= self.now;
+        let wait = if over { LONGEST_WAIT } else { wait };
+        Decision::note(self.stays(outcome, failures, Some(wait), why))
     }
 
-    /// Costs no attempt: the server, or our budget for it, is busy with others.
+    fn slow(&self) -> Duration {
+        backoff::error_ladder(1, self.draw)
+    }
+
+    /// A time that was asked for costs no attempt: the server, or our budget for it, is busy with
+    /// others.
     fn rate_limited(&self, wait: Option<Duration>) -> Decision {
-        let failures = self.account.kept.failures;
-        let wait = match wait {
-            Some(asked) => asked.min(backoff::LONGEST_RETRY_AFTER),
-            None => backoff::transient(failures.saturating_add(1), self.draw),
+        let Some(asked) = wait else {
+            let error = "the server refuses more calls for now, and does not say for how long";
+            return self.silence(Outcome::RateLimited, error.to_owned());
         };
+        let wait = asked.min(backoff::LONGEST_RETRY_AFTER);
         let error =
             format!("the server has no room for this account before {} s from now", wait.as_secs());
-        Decision::note(self.stays(Outcome::RateLimited, failures, Some(wait), error))
+        Decision::note(self.stays(Outcome::RateLimited, self.count(), Some(wait), error))
     }
 }
 
