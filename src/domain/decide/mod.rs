@@ -237,7 +237,9 @@ impl Case<'_> {
 
     fn permanent(&self, outcome: Outcome) -> Decision {
         let kept_alive = self.account.kept.refreshed_at.is_some();
-        let marked = matches!(self.account.status, Status::Revoked | Status::Expired);
+        // Where the document says so already, believing changes no status.
+        let marked = matches!(self.account.status, Status::Revoked | Status::Expired)
+            && matches!(outcome, Outcome::Revoked | Outcome::Expired);
         let first = self.heard_at();
         let since = first.and_then(|at| (self.now - at).to_std().ok()).unwrap_or_default();
         let left = self.policy.confirm_after.saturating_sub(since);
