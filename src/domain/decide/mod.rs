@@ -1,6 +1,9 @@
 //! The failure policy, in one place: what an answer about an account makes us write, and when
 //! the account is tried again (contract.md, "MongoDB document").
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
