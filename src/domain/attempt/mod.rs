@@ -4,6 +4,9 @@
 //! does it and reports back. So every interleaving, crash and lost reply is a test without a
 //! network, and the order of effects can be read off in one place.
 
+#[cfg(test)]
+mod simulation;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
