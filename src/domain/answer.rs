@@ -13,7 +13,8 @@ pub enum Answer {
     /// The server will never refresh this token: `Revoked`, `Expired`, `InvalidToken` or
     /// `AccountGone`.
     Permanent(Outcome),
-    /// The account was taken down; the token was not spent.
+    /// The account was taken down. This call spent nothing, but the server may have deleted the
+    /// account's sessions with the takedown.
     TakenDown,
     /// 429, with the time the server asked for, if it did.
     RateLimited(Option<Duration>),
