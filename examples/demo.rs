@@ -4,6 +4,13 @@
 //! ports, creates accounts, stores their sessions as the application would, and runs the daemon:
 //! in the foreground until Ctrl-C, or (`--once`) through one refresh-all, whose result it proves.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::indexing_slicing,
+    reason = "showing is what it is for, and what is missing of an answer is null"
+)]
+
 use std::process::{ExitCode, Stdio};
 
 use comfy_table::{Table, presets};
@@ -11,7 +18,13 @@ use mongodb::bson::Document;
 use serde_json::{Value, json};
 
 #[path = "../tests/it/harness/mod.rs"]
-#[expect(dead_code, reason = "the tests use the rest")]
+#[expect(
+    dead_code,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "the tests use the rest, and it is a harness: what is wrong ends it at once"
+)]
 mod harness;
 
 use harness::daemon::{ADMIN_TOKEN, Daemon};
@@ -102,11 +115,10 @@ async fn show() -> ExitCode {
     let admin = free_address();
     settings.push(("ADMIN_LISTEN".to_owned(), admin.clone()));
     settings.push(("ADMIN_TOKEN".to_owned(), ADMIN_TOKEN.to_owned()));
-    let environment: Vec<String> =
-        settings.iter().map(|(name, value)| format!("{name}='{value}'")).collect();
     let folder = stage.pds.data().join("refreshd.env");
-    let exports = environment.iter().map(|it| format!("export {it}\n")).collect::<String>();
-    if let Err(error) = std::fs::write(&folder, exports) {
+    let exports: Vec<String> =
+        settings.iter().map(|(name, value)| format!("export {name}='{value}'")).collect();
+    if let Err(error) = std::fs::write(&folder, exports.join("\n")) {
         eprintln!("demo: {} cannot be written: {error}", folder.display());
         return ExitCode::FAILURE;
     }

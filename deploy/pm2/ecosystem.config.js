@@ -37,7 +37,7 @@ module.exports = {
       max_restarts: Number.MAX_SAFE_INTEGER,
 
       // Longer than SHUTDOWN_TIMEOUT (30 s); PM2's own default is 1.6 s. Raise this with that.
-      kill_timeout: 40000,
+      kill_timeout: 45000,
 
       // All log lines come on standard error, each with its time.
       error_file: path.join(logs, 'refreshd.log'),

@@ -1,6 +1,7 @@
 //! `POST /api/admin/refresh-tokens`: everything, or one account, now.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -10,18 +11,21 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::{Map, Value, json};
+use tokio::time::timeout;
 
 use super::Api;
 use super::error::ApiError;
 use super::params::cut;
 use super::serve::Remote;
-use crate::domain::account::{Document, StoredToken};
 use crate::domain::identity::AccountId;
 use crate::domain::outcome::Trigger;
 use crate::queue::{Lane, NewJob};
 
 const EXPECTED: &str =
     "send {} to refresh all accounts, or {\"accountId\":\"<24 hexadecimal digits>\"} for one";
+
+/// How long a run's request waits for Redis, which it does not need.
+const NUDGE: Duration = Duration::from_secs(2);
 
 /// What somebody asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +54,12 @@ pub(super) async fn post(
 async fn refresh_all(api: &Api) -> Result<String, ApiError> {
     let run = api.store.request_run(Trigger::Manual, api.clock.now()).await?;
     // The run stands in MongoDB: should Redis be away, the planner finds it without a nudge.
-    if let Err(error) = api.queue.nudge().await {
-        tracing::debug!(event = "admin", %error, "the planner could not be woken");
+    match timeout(NUDGE, api.queue.nudge()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::debug!(event = "admin", %error, "the planner could not be woken");
+        }
+        Err(_elapsed) => tracing::debug!(event = "admin", "Redis does not take the nudge"),
     }
     Ok(run.id.to_string())
 }
@@ -66,27 +74,11 @@ async fn refresh_one(api: &Api, account: AccountId) -> Result<String, ApiError> 
             format!("Account {account} was disconnected by its owner, who has to connect it again");
         return Err(ApiError::conflict("ACCOUNT_DISCONNECTED", message));
     }
-    let added = api.queue.enqueue(&[job(&document)]).await?;
+    let added = api.queue.enqueue(&[NewJob::of(&document, Trigger::Manual, Lane::Manual)]).await?;
     let added = added.into_iter().next();
     added
         .map(|added| added.id.to_string())
         .ok_or_else(|| ApiError::internal("the queue gave no job id"))
-}
-
-fn job(document: &Document) -> NewJob {
-    let generation = match &document.token {
-        StoredToken::Token(token) => Some(token.jti().to_owned()),
-        StoredToken::Null | StoredToken::Unreadable => None,
-    };
-    NewJob {
-        account: document.id,
-        lane: Lane::Manual,
-        service: document.kept.service.clone(),
-        generation,
-        trigger: Trigger::Manual,
-        run: None,
-        watched: true,
-    }
 }
 
 fn read(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Wish, ApiError> {

@@ -85,7 +85,9 @@ impl Walk {
         if run.state == RunState::Queued {
             let now = self.parts.clock.now();
             self.parts.queue.begin_run(&run.id).await?;
-            self.parts.store.start_run(&run.id, now).await?;
+            if !self.parts.store.start_run(&run.id, now).await? {
+                return Err(PlanError::Overtaken);
+            }
             run.state = RunState::Running;
             run.started_at = Some(now);
             events::run_started(&run);
@@ -160,10 +162,11 @@ impl Walk {
         row: &mut RunRow,
         room: &mut Room,
     ) -> Result<Next, PlanError> {
-        if let Ok(service) = row.service.parse::<ServiceUrl>()
-            && let Some(wait) = self.parts.budget.closed_for(&service).await
-        {
-            // Others on the same pass see it as not waiting: their share need not shrink for it.
+        if room.left(&row.service) == 0 {
+            return Ok(Next::Room);
+        }
+        if let Some(wait) = self.closed_for(&row.service).await {
+            // It does not wait for room: the others' share need not shrink for it.
             room.wants(&row.service, false);
             return Ok(Next::After(wait.min(IDLE)));
         }
@@ -180,6 +183,11 @@ impl Walk {
             }
         }
         Ok(Next::Now)
+    }
+
+    async fn closed_for(&self, service: &str) -> Option<Duration> {
+        let service: ServiceUrl = service.parse().ok()?;
+        self.parts.budget.closed_for(&service).await
     }
 
     /// Makes at most `left` jobs of the row's next page, then moves its cursor past them. A crash

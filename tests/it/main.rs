@@ -3,11 +3,19 @@
 #[cfg(test)]
 mod bluesky;
 #[cfg(test)]
+mod budget;
+#[cfg(test)]
+mod cli;
+#[cfg(test)]
 mod documents;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod http;
+#[cfg(test)]
 mod instances;
+#[cfg(test)]
+mod link;
 #[cfg(test)]
 mod pds;
 #[cfg(test)]

@@ -213,15 +213,15 @@ impl Log {
                 count.changed().await.expect("the log is followed");
             }
         };
-        match tokio::time::timeout(PATIENCE, found).await {
-            Ok(line) => line,
-            Err(_late) => panic!("the line that was waited for never came:\n{}", self.text()),
-        }
+        tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_late| {
+            panic!("the line that was waited for never came:\n{}", self.text())
+        })
     }
 
     /// The lines as they were written.
     pub(crate) fn text(&self) -> String {
-        self.lines.lock().expect("no panic").iter().map(|line| format!("{line}\n")).collect()
+        let lines = self.lines.lock().expect("no panic");
+        lines.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 }
 

@@ -8,7 +8,7 @@ pub(crate) struct Http(reqwest::Client);
 /// A client without proxies, with a generous time-out.
 pub(crate) fn client() -> Http {
     let _second_time = rustls::crypto::ring::default_provider().install_default();
-    let builder = reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_secs(60));
+    let builder = reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_mins(1));
     Http(builder.build().expect("an HTTP client"))
 }
 

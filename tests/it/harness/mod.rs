@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// How long the tests wait for what must come, on a machine that may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Waits until `condition` holds, and panics if it does not within `limit`.
 pub(crate) async fn eventually<F>(what: &str, limit: Duration, mut condition: impl FnMut() -> F)
