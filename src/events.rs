@@ -10,7 +10,8 @@ use crate::store::Run;
 
 /// A job ended: the one line that its owner looks for.
 pub fn refreshed(job: &str, trigger: Trigger, report: &Report, took: Duration) {
-    let who = report.handle.as_deref().or(report.did.as_deref()).unwrap_or("account without a name");
+    let who =
+        report.handle.as_deref().or(report.did.as_deref()).unwrap_or("account without a name");
     let message = sentence(report, who);
     macro_rules! line {
         ($level:ident) => {

@@ -1,4 +1,24 @@
-//! refreshd keeps Bluesky sessions alive.
+//! refreshd keeps Bluesky (AT Protocol) sessions alive.
+//!
+//! The walk: [`scheduler`] and [`planner`] turn what is due into jobs of the [`queue`]; a
+//! [`worker`] hands each to [`refresh`], which performs what [`domain::attempt`] says with the
+//! server ([`pds`]), its [`budget`] and the [`store`]; [`events`] tells how it ended.
 
+pub mod budget;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod daemon;
 pub mod domain;
+pub mod events;
+pub mod http;
+pub mod lifecycle;
+pub mod link;
+pub mod logging;
+pub mod pds;
+pub mod planner;
+pub mod queue;
+pub mod refresh;
+pub mod scheduler;
+pub mod store;
+pub mod worker;

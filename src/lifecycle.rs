@@ -47,7 +47,10 @@ pub struct Signals {
 impl Signals {
     /// Takes both signals over, from now on.
     pub fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     /// Waits for the next one and names it.
@@ -73,13 +76,9 @@ pub fn stopping() {
 pub async fn watchdog(stop: CancellationToken) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let mut every = tokio::time::interval((limit / 2).max(Duration::from_millis(1)));
-    stop.run_until_cancelled(async {
-        loop {
-            every.tick().await;
-            tell(&[NotifyState::Watchdog]);
-        }
-    })
-    .await;
+    while stop.run_until_cancelled(every.tick()).await.is_some() {
+        tell(&[NotifyState::Watchdog]);
+    }
 }
 
 fn tell(state: &[NotifyState<'_>]) {

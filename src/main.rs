@@ -1,3 +1,7 @@
 //! The `refreshd` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    refreshd::cli::main()
+}

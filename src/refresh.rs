@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::RngExt as _;
 use tokio::sync::watch;
 
 use crate::budget::{Budget, Grant};
 use crate::clock::Clock;
+use crate::domain::account::Document;
 use crate::domain::answer::Answer;
 use crate::domain::attempt::{Action, Attempt, Event, Report, Save};
 use crate::domain::backoff;
@@ -18,7 +18,7 @@ use crate::domain::decide::Policy;
 use crate::domain::identity::{AccountId, ServiceUrl};
 use crate::domain::routing::Routing;
 use crate::domain::session::RefreshJwt;
-use crate::pds::{Client, Limits};
+use crate::pds::{Client, Reply};
 use crate::store::{Cas, Store, StoreError};
 
 /// Refreshes accounts, one at a time each, many at once.
@@ -58,7 +58,8 @@ impl Refresher {
     /// It ends when its outcome is written. While MongoDB is away it waits, so whoever must not
     /// wait drops it: nothing is half done but, at worst, an answer that is not yet stored.
     pub async fn refresh(&self, account: AccountId, generation: Option<&str>) -> Report {
-        let (mut attempt, mut action) = Attempt::begin(self.policy, &self.routing, account, generation);
+        let (mut attempt, mut action) =
+            Attempt::begin(self.policy, &self.routing, account, generation);
         loop {
             let event = match action {
                 Action::Load => Event::Loaded(self.load(account).await),
@@ -67,16 +68,18 @@ impl Refresher {
                 Action::Save(save) => self.save(&save).await,
                 Action::Finish(report) => return *report,
             };
-            action = attempt.step(event, self.clock.now(), rand::rng().random());
+            action = attempt.step(event, self.clock.now(), rand::random());
         }
     }
 
-    async fn load(&self, account: AccountId) -> Option<crate::domain::account::Document> {
+    async fn load(&self, account: AccountId) -> Option<Document> {
         let mut failures = 0;
         loop {
             match self.store.load(account).await {
                 Ok(document) => return document,
-                Err(error) => self.wait_out(&error, "an account could not be read", &mut failures).await,
+                Err(error) => {
+                    self.wait_out(&error, "an account could not be read", &mut failures).await;
+                }
             }
         }
     }
@@ -96,9 +99,9 @@ impl Refresher {
     async fn call(&self, service: &ServiceUrl, token: &RefreshJwt) -> Answer {
         let mut unsaved = self.unsaved.subscribe();
         // The sender lives as long as this shell: waiting cannot fail.
-        let _none = unsaved.wait_for(|unsaved| *unsaved == 0).await;
+        let _none = unsaved.wait_for(|unsaved| *unsaved == 0).await.map(drop);
         let reply = self.pds.refresh_session(service, token).await;
-        if let Some(wait) = closure(&reply.answer, &reply.limits, self.clock.now()) {
+        if let Some(wait) = closure(&reply) {
             self.budget.close(service, wait).await;
         }
         reply.answer
@@ -108,7 +111,7 @@ impl Refresher {
     /// up. A write that had arrived unseen shows as a miss with our own pair in the document.
     async fn save(&self, save: &Save) -> Event {
         if save.misses > 1 {
-            tokio::time::sleep(backoff::transient(save.misses, rand::rng().random())).await;
+            tokio::time::sleep(backoff::transient(save.misses, rand::random())).await;
         }
         let mut held: Option<Held<'_>> = None;
         let mut failures = 0;
@@ -117,7 +120,10 @@ impl Refresher {
                 Ok(Cas::Stored) => return Event::Saved,
                 Ok(Cas::Missed(document)) => return Event::Missed(document),
                 Err(error) => {
-                    held.get_or_insert_with(|| Held::new(&self.unsaved));
+                    // A refusal is about this document alone and holds up nobody else.
+                    if error.is_transient() {
+                        held.get_or_insert_with(|| Held::new(&self.unsaved));
+                    }
                     self.wait_out(&error, "an outcome could not be stored", &mut failures).await;
                 }
             }
@@ -126,7 +132,7 @@ impl Refresher {
 
     async fn wait_out(&self, error: &StoreError, what: &str, failures: &mut u32) {
         *failures += 1;
-        let wait = backoff::transient(*failures, rand::rng().random()).min(Duration::from_secs(5));
+        let wait = backoff::transient(*failures, rand::random()).min(Duration::from_secs(5));
         tracing::warn!(event = "mongo", %error, attempt = *failures, "{what}; trying again");
         tokio::time::sleep(wait).await;
     }
@@ -149,11 +155,10 @@ impl Drop for Held<'_> {
 }
 
 /// How long a server wants to be left alone, by its own word.
-fn closure(answer: &Answer, limits: &Limits, now: chrono::DateTime<chrono::Utc>) -> Option<Duration> {
-    let reset = || limits.reset_at.and_then(|at| (at - now).to_std().ok());
-    match answer {
-        Answer::RateLimited(wait) => wait.or_else(reset),
-        _ if limits.remaining == Some(0) => reset(),
+fn closure(reply: &Reply) -> Option<Duration> {
+    match reply.answer {
+        Answer::RateLimited(wait) => wait,
+        _ if reply.limits.remaining == Some(0) => reply.limits.wait(),
         _ => None,
     }
 }

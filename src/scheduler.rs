@@ -63,7 +63,7 @@ impl Scheduler {
             .schedule_anchor(self.schedule.pattern(), self.schedule.zone().name(), now)
             .await?;
         let (last, ordinal) = match self.store.last_tick().await? {
-            Some((tick, ordinal)) => (tick.max(anchor), ordinal),
+            Some(last) => (last.at.max(anchor), last.ordinal),
             None => (anchor, 0),
         };
         if self.limit > 0 && ordinal >= self.limit {
@@ -79,7 +79,10 @@ impl Scheduler {
             self.claim(tick, now).await?;
             return Ok(Some(Duration::ZERO));
         }
-        Ok(self.schedule.next_after(now.max(last)).map(|next| (next - now).to_std().unwrap_or_default()))
+        Ok(self
+            .schedule
+            .next_after(now.max(last))
+            .map(|next| (next - now).to_std().unwrap_or_default()))
     }
 
     async fn claim(&self, tick: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), StoreError> {
@@ -94,7 +97,9 @@ impl Scheduler {
             "the schedule asks for a refresh-all: {}",
             run.id
         );
-        self.queue.nudge().await;
+        if let Err(error) = self.queue.nudge().await {
+            tracing::debug!(%error, "the planners were not woken; they look by themselves");
+        }
         Ok(())
     }
 }

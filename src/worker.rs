@@ -19,11 +19,11 @@ pub async fn work(refresher: Arc<Refresher>, job: Job) -> Finished {
         && !report.outcome.is_success()
     {
         let failure = failure(&report, refresher.clock.now());
-        if let Err(error) = refresher.store.record_failure(run, &failure).await {
+        if let Err(error) = refresher.store.record_failures(run, &[failure]).await {
             tracing::warn!(event = "mongo", %error, %run, "an account that failed is missing from its run's list");
         }
     }
-    Finished { outcome: report.outcome, detail: detail(&report).to_string() }
+    Finished { outcome: report.outcome, detail: detail(&report) }
 }
 
 fn failure(report: &Report, at: chrono::DateTime<chrono::Utc>) -> Failure {

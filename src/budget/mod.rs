@@ -68,9 +68,16 @@ impl Budget {
         }
     }
 
-    async fn take_shared(&self, service: &ServiceUrl, interval: Duration) -> RedisResult<(bool, Duration)> {
+    async fn take_shared(
+        &self,
+        service: &ServiceUrl,
+        interval: Duration,
+    ) -> RedisResult<(bool, Duration)> {
         let mut call = self.take.key(self.key(service));
-        call.key(self.closed_key(service)).arg(millis(interval)).arg(millis(BURST)).arg(millis(LONGEST_WAIT));
+        call.key(self.closed_key(service))
+            .arg(millis(interval))
+            .arg(millis(BURST))
+            .arg(millis(LONGEST_WAIT));
         let (granted, wait): (u8, u64) = self.link.invoke(&call).await?;
         Ok((granted == 1, Duration::from_millis(wait)))
     }
@@ -93,7 +100,8 @@ impl Budget {
         if let Some(wait) = self.closed_here(service) {
             return Some(wait);
         }
-        let left: i64 = self.link.query(redis::cmd("PTTL").arg(self.closed_key(service))).await.ok()?;
+        let left: i64 =
+            self.link.query(redis::cmd("PTTL").arg(self.closed_key(service))).await.ok()?;
         let left = Duration::from_millis(u64::try_from(left).ok()?);
         (!left.is_zero()).then_some(left)
     }

@@ -29,7 +29,7 @@ pub struct Session {
     pub pair: Pair,
     /// Whose session it is, as the server says.
     pub did: String,
-    /// The account's handle, as the server says.
+    /// The account's handle, as the server says; empty if it says none.
     pub handle: String,
     /// `status` of an account that is not active, such as `deactivated`.
     pub account_status: Option<String>,

@@ -8,6 +8,7 @@ pub mod decide;
 pub mod identity;
 pub mod outcome;
 pub mod routing;
+pub mod run;
 pub mod schedule;
 pub mod session;
 pub mod settle;

@@ -9,7 +9,7 @@ use crate::queue::{Lane, NewJob};
 use crate::store::Run;
 
 /// What a run does with an account.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Choice {
     /// Nothing: it is not the daemon's to refresh, or known to be beyond it.
     Skip,
@@ -30,24 +30,20 @@ pub(super) fn choose(document: &Document, run: &Run, routing: &Routing) -> Choic
     if run.pass > 0 && was_tried_since(document, run.cut_off) {
         return Choice::Skip;
     }
-    Choice::Job(Box::new(NewJob { run: Some(run.id.clone()), ..job(document, run.trigger, Lane::Bulk, routing) }))
+    Choice::Job(Box::new(NewJob {
+        run: Some(run.id.clone()),
+        ..job(document, run.trigger, Lane::Bulk, routing)
+    }))
 }
 
 /// The job for an account: in `lane` if it is active, in the lowest if it is in trouble.
 pub(super) fn job(document: &Document, trigger: Trigger, lane: Lane, routing: &Routing) -> NewJob {
-    let token = match &document.token {
-        StoredToken::Token(token) => Some(token),
+    let service = match &document.token {
+        StoredToken::Token(token) => Some(routing.service(token.audience())),
         StoredToken::Null | StoredToken::Unreadable => None,
     };
-    NewJob {
-        account: document.id,
-        lane: if document.status == Status::Active { lane } else { Lane::Error },
-        service: token.map(|token| routing.service(token.audience())),
-        generation: token.map(|token| token.jti().to_owned()),
-        trigger,
-        run: None,
-        watched: false,
-    }
+    let lane = if document.status == Status::Active { lane } else { Lane::Error };
+    NewJob { service, ..NewJob::of(document, trigger, lane) }
 }
 
 /// A dead session that has been judged and was not replaced since: it has its own probes, and
@@ -57,7 +53,9 @@ fn is_settled(document: &Document) -> bool {
         (StoredToken::Token(token), Status::Revoked | Status::Expired) => {
             document.kept.judged_jti.as_deref() == Some(token.jti())
         }
-        (StoredToken::Null, Status::Error) => document.kept.outcome == Some(Outcome::NoRefreshToken),
+        (StoredToken::Null, Status::Error) => {
+            document.kept.outcome == Some(Outcome::NoRefreshToken)
+        }
         _ => false,
     }
 }

@@ -22,6 +22,9 @@ const AT_THE_EARLIEST: Duration = Duration::from_secs(1);
 /// Retries read at once for one server.
 const PAGE: usize = 500;
 
+/// Servers that are looked after.
+const MOST_SERVERS: u32 = 100_000;
+
 /// The planner's part for retries.
 #[derive(Debug)]
 pub(super) struct Retry {
@@ -37,11 +40,16 @@ impl Retry {
 
     pub(super) async fn step(&mut self, room: &mut Room) -> Result<Next, PlanError> {
         self.list().await?;
-        let due: Vec<_> =
-            self.servers.iter().filter(|(_, at)| **at <= Instant::now()).map(|(it, _)| it.clone()).collect();
+        let due: Vec<_> = self
+            .servers
+            .iter()
+            .filter(|(_, at)| **at <= Instant::now())
+            .map(|(it, _)| it.clone())
+            .collect();
         for service in due {
             let wait = self.look(&service, room).await?;
-            self.servers.insert(service, Instant::now() + wait.clamp(AT_THE_EARLIEST, AT_THE_LATEST));
+            self.servers
+                .insert(service, Instant::now() + wait.clamp(AT_THE_EARLIEST, AT_THE_LATEST));
         }
         let soonest = self.servers.values().min().copied();
         let wait = soonest.map_or(AT_THE_LATEST, |at| at.saturating_duration_since(Instant::now()));
@@ -54,7 +62,7 @@ impl Retry {
             return Ok(());
         }
         let known = std::mem::take(&mut self.servers);
-        for service in self.parts.store.all_services().await? {
+        for service in self.parts.store.services(None, MOST_SERVERS).await? {
             let Ok(service) = service.parse::<ServiceUrl>() else { continue };
             let at = known.get(&service).copied().unwrap_or_else(Instant::now);
             self.servers.insert(service, at);
@@ -73,7 +81,8 @@ impl Retry {
             return Ok(AT_THE_EARLIEST);
         }
         let now = self.parts.clock.now();
-        let due = self.parts.store.due(service.as_str(), now, left).await?;
+        let limit = u32::try_from(left).unwrap_or(u32::MAX);
+        let due = self.parts.store.due(service.as_str(), now, limit).await?;
         let jobs: Vec<_> = due
             .iter()
             .map(|document| job(document, Trigger::Recovery, Lane::Due, &self.parts.routing))
@@ -83,7 +92,7 @@ impl Retry {
         if jobs.len() == left {
             return Ok(AT_THE_EARLIEST);
         }
-        let next = self.parts.store.next_due(service.as_str(), now).await?;
+        let next = self.parts.store.next_due(service.as_str()).await?;
         Ok(next.and_then(|at| (at - now).to_std().ok()).unwrap_or(AT_THE_LATEST))
     }
 }

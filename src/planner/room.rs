@@ -13,7 +13,7 @@ const AHEAD_UNLIMITED: f64 = 2.0;
 
 /// Room for jobs, per server, over one pass of the planner and from pass to pass.
 #[derive(Debug)]
-pub struct Room {
+pub(super) struct Room {
     per_second: Option<f64>,
     slots: u64,
     held: BTreeMap<String, u64>,
@@ -24,7 +24,7 @@ pub struct Room {
 
 impl Room {
     /// `per_second` is `PDS_RATE_LIMIT`, `None` when it is off.
-    pub fn new(per_second: Option<f64>) -> Self {
+    pub(super) fn new(per_second: Option<f64>) -> Self {
         Self {
             per_second,
             slots: 0,
@@ -37,16 +37,16 @@ impl Room {
 
     /// Begins a pass: `held` is what the queue holds per server now, `slots` the slots of all
     /// living instances, `since` the time since the last pass.
-    pub fn measure(&mut self, held: BTreeMap<String, u64>, slots: u64, since: Duration) {
+    pub(super) fn measure(&mut self, held: BTreeMap<String, u64>, slots: u64, since: Duration) {
         let seconds = since.as_secs_f64().max(0.001);
-        for (service, before) in &self.held {
-            let made = self.made.get(service).copied().unwrap_or(0);
-            let now = held.get(service).copied().unwrap_or(0);
-            let done = to_f64((before + made).saturating_sub(now));
-            let rate = self.rate.entry(service.clone()).or_default();
+        for service in self.held.keys() {
+            self.rate.entry(service.clone()).or_default();
+        }
+        for (service, rate) in &mut self.rate {
+            let count = |jobs: &BTreeMap<String, u64>| jobs.get(service).copied().unwrap_or(0);
+            let done = (count(&self.held) + count(&self.made)).saturating_sub(count(&held));
             // A moving average over about a second.
-            let weight = seconds.min(1.0);
-            *rate += weight * (done / seconds - *rate);
+            *rate += seconds.min(1.0) * (to_f64(done) / seconds - *rate);
         }
         self.rate.retain(|_, rate| *rate > 0.01);
         self.made.clear();
@@ -55,19 +55,20 @@ impl Room {
     }
 
     /// How many jobs `service` may be given now.
-    pub fn left(&self, service: &str) -> usize {
-        let taken = self.held.get(service).copied().unwrap_or(0) + self.made.get(service).copied().unwrap_or(0);
+    pub(super) fn left(&self, service: &str) -> usize {
+        let taken = self.held.get(service).copied().unwrap_or(0)
+            + self.made.get(service).copied().unwrap_or(0);
         usize::try_from(self.capacity(service).saturating_sub(taken)).unwrap_or(usize::MAX)
     }
 
     /// Says that `service` was given `jobs`.
-    pub fn give(&mut self, service: &str, jobs: u64) {
+    pub(super) fn give(&mut self, service: &str, jobs: u64) {
         *self.made.entry(service.to_owned()).or_default() += jobs;
         self.held.entry(service.to_owned()).or_default();
     }
 
     /// Says whether accounts of `service` wait for room.
-    pub fn wants(&mut self, service: &str, more: bool) {
+    pub(super) fn wants(&mut self, service: &str, more: bool) {
         if more {
             self.waiting.insert(service.to_owned());
         } else {
@@ -78,7 +79,8 @@ impl Room {
     fn capacity(&self, service: &str) -> u64 {
         let by_rate = match self.per_second {
             Some(rate) => to_u64(rate * AHEAD),
-            None => to_u64(self.rate.get(service).copied().unwrap_or(0.0) * AHEAD_UNLIMITED).max(2 * self.slots),
+            None => to_u64(self.rate.get(service).copied().unwrap_or(0.0) * AHEAD_UNLIMITED)
+                .max(2 * self.slots),
         };
         let alone = self.waiting.iter().all(|other| other == service);
         let by_share = if alone { u64::MAX } else { self.slots / 2 };
@@ -86,7 +88,11 @@ impl Room {
     }
 }
 
-#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "counts of jobs, far below 2^52")]
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_precision_loss,
+    reason = "counts of jobs, far below 2^52"
+)]
 fn to_f64(count: u64) -> f64 {
     count as f64
 }

@@ -10,13 +10,12 @@ use super::room::Room;
 use super::{IDLE, Next, Parts, PlanError};
 use crate::domain::attempt::Expected;
 use crate::domain::identity::{AccountId, ServiceUrl};
-use crate::domain::outcome::Outcome;
 use crate::events;
 use crate::queue::{NewJob, RunTally};
-use crate::store::{Counts, Run, RunRow, RunState};
+use crate::store::{Advance, Counts, Run, RunRow, RunState};
 
 /// Accounts read at once.
-const PAGE: usize = 500;
+const PAGE: u32 = 500;
 
 /// Pages read for one server in one pass.
 const PAGES_A_PASS: usize = 20;
@@ -26,6 +25,9 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 /// Walks over a run's accounts to find jobs that Redis lost; the last one finds none.
 const MOST_PASSES: u32 = 10;
+
+/// Servers of one run.
+const MOST_SERVERS: u32 = 100_000;
 
 /// The row of the accounts that no server can be named for.
 const NO_SERVER: &str = "";
@@ -71,7 +73,9 @@ impl Walk {
         if run.state == RunState::Queued {
             let now = self.parts.clock.now();
             self.parts.queue.begin_run(&run.id).await?;
-            self.parts.store.start_run(&run.id, now).await?;
+            if !self.parts.store.start_run(&run.id, now).await? {
+                return Err(PlanError::Overtaken);
+            }
             run.state = RunState::Running;
             run.started_at = Some(now);
             events::run_started(&run);
@@ -109,15 +113,18 @@ impl Walk {
             .iter()
             .filter_map(|document| {
                 let account = document.account.as_ref().ok()?;
-                Some((Expected::of(document)?, self.parts.routing.service(account.refresh.audience())))
+                Some((
+                    Expected::of(document)?,
+                    self.parts.routing.service(account.refresh.audience()),
+                ))
             })
             .collect();
         store.stamp(&stamps).await?;
         if let Some(last) = page.last() {
             current.swept = Some(last.id);
         }
-        if page.len() < PAGE {
-            let mut services = store.all_services().await?;
+        if is_last(&page) {
+            let mut services = store.services(None, MOST_SERVERS).await?;
             services.push(NO_SERVER.to_owned());
             store.add_rows(&current.run.id, &services).await?;
             current.rows = store.rows(&current.run.id).await?;
@@ -136,11 +143,17 @@ impl Walk {
         Ok(next)
     }
 
-    async fn walk_row(&self, run: &Run, row: &mut RunRow, room: &mut Room) -> Result<Next, PlanError> {
-        if let Ok(service) = row.service.parse::<ServiceUrl>()
-            && let Some(wait) = self.parts.budget.closed_for(&service).await
-        {
-            // Others on the same pass see it as not waiting: their share need not shrink for it.
+    async fn walk_row(
+        &self,
+        run: &Run,
+        row: &mut RunRow,
+        room: &mut Room,
+    ) -> Result<Next, PlanError> {
+        if room.left(&row.service) == 0 {
+            return Ok(Next::Room);
+        }
+        if let Some(wait) = self.closed_for(&row.service).await {
+            // It does not wait for room: the others' share need not shrink for it.
             room.wants(&row.service, false);
             return Ok(Next::After(wait.min(IDLE)));
         }
@@ -157,6 +170,11 @@ impl Walk {
             }
         }
         Ok(Next::Now)
+    }
+
+    async fn closed_for(&self, service: &str) -> Option<Duration> {
+        let service: ServiceUrl = service.parse().ok()?;
+        self.parts.budget.closed_for(&service).await
     }
 
     /// Makes at most `left` jobs of the row's next page, then moves its cursor past them. A crash
@@ -182,15 +200,19 @@ impl Walk {
             cursor = Some(document.id);
             consumed += 1;
         }
-        let made = count(self.parts.queue.enqueue(&jobs).await?.len());
-        let done = consumed == page.len() && page.len() < PAGE;
-        let moved = RunRow { service: row.service.clone(), cursor, done, jobs: row.jobs + made, fresh: row.fresh + fresh };
-        if store.advance(&run.id, row, &moved).await? {
-            *row = moved;
-            Ok(made)
-        } else {
-            Err(PlanError::Overtaken)
+        self.parts.queue.enqueue(&jobs).await?;
+        let made = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
+        let done = consumed == page.len() && is_last(&page);
+        let service = row.service.as_str();
+        let step = Advance { service, from: row.cursor, to: cursor, jobs: made, fresh, done };
+        if !store.advance(&run.id, &step).await? {
+            return Err(PlanError::Overtaken);
         }
+        row.jobs += made;
+        row.fresh += fresh;
+        row.cursor = cursor;
+        row.done = done;
+        Ok(made)
     }
 
     /// Every job is made: waits until they have ended, and looks for those that Redis lost.
@@ -217,7 +239,7 @@ impl Walk {
             events::run_ended(&current.run, now);
         }
         self.parts.queue.end_run(&current.run.id).await?;
-        self.parts.store.prune_runs(KEPT_RUNS).await?;
+        self.parts.store.prune(KEPT_RUNS).await?;
         Ok((Next::Now, None))
     }
 
@@ -248,16 +270,16 @@ impl Walk {
 const BETWEEN_TALLIES: Duration = Duration::from_millis(200);
 
 /// How many runs are kept for the admin API.
-const KEPT_RUNS: usize = 200;
+const KEPT_RUNS: u32 = 200;
 
-fn count(items: usize) -> u64 {
-    u64::try_from(items).unwrap_or(u64::MAX)
+fn is_last<T>(page: &[T]) -> bool {
+    u32::try_from(page.len()).is_ok_and(|read| read < PAGE)
 }
 
 fn counts(rows: &[RunRow], tally: RunTally) -> Counts {
     Counts {
         jobs: rows.iter().map(|row| row.jobs).sum(),
         fresh: rows.iter().map(|row| row.fresh).sum(),
-        outcomes: tally.outcomes.into_iter().collect::<std::collections::BTreeMap<Outcome, u64>>(),
+        outcomes: tally.outcomes,
     }
 }

@@ -1,0 +1,355 @@
+//! Log lines on standard error: text for people at a terminal, one JSON object a line otherwise.
+
+use std::fmt::{self, Write as _};
+use std::io;
+use std::panic::PanicHookInfo;
+
+use chrono::SecondsFormat;
+use serde_json::Value;
+use thiserror::Error;
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry};
+
+use crate::clock::Clock;
+use crate::config::{Log, LogFormat};
+
+/// What an event without a kind of its own, as libraries send them, is called.
+const OTHER: &str = "log";
+
+/// Why logging could not be set up.
+#[derive(Debug, Error)]
+pub enum LoggingError {
+    /// The configuration lets no such filter through.
+    #[error("the log filter is not valid")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// It was called twice.
+    #[error("logging is already set up")]
+    Twice(#[from] tracing::subscriber::SetGlobalDefaultError),
+}
+
+/// Sends all events, and every panic, to standard error. `is_terminal` is whether that is one:
+/// it chooses the format that `auto` means, and whether text has colours.
+///
+/// # Errors
+/// When the filter is not valid or logging is set up already.
+pub fn init(log: &Log, is_terminal: bool) -> Result<(), LoggingError> {
+    let subscriber = subscriber(log, is_terminal, Clock::system(), io::stderr)?;
+    tracing::subscriber::set_global_default(subscriber)?;
+    std::panic::set_hook(Box::new(panicked));
+    Ok(())
+}
+
+/// What [`init`] installs, writing elsewhere.
+fn subscriber<W>(
+    log: &Log,
+    is_terminal: bool,
+    clock: Clock,
+    writer: W,
+) -> Result<impl Subscriber + Send + Sync, LoggingError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::try_new(&log.filter)?;
+    let json = match log.format {
+        LogFormat::Auto => !is_terminal,
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    let targets = filter.max_level_hint() >= Some(LevelFilter::DEBUG);
+    let line = Line { json, colour: is_terminal && !json, targets, clock };
+    let layer = tracing_subscriber::fmt::layer()
+        .event_format(line)
+        .with_writer(writer)
+        // Whether to say on standard error that standard error is gone: that would panic.
+        .log_internal_errors(false)
+        .with_filter(filter);
+    Ok(Registry::default().with(layer))
+}
+
+/// A panic is one line like any other. Its text holds no token: none is ever formatted.
+fn panicked(info: &PanicHookInfo<'_>) {
+    let text = info.payload_as_str().unwrap_or("without a text");
+    let location = info.location().map(ToString::to_string);
+    let thread = std::thread::current();
+    tracing::error!(event = "panic", location, thread = thread.name(), "panic: {text}");
+}
+
+/// Writes an event as one line.
+struct Line {
+    json: bool,
+    colour: bool,
+    /// Whether to say which module an event comes from: noise until someone looks for a bug.
+    targets: bool,
+    clock: Clock,
+}
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'l> LookupSpan<'l>,
+    N: for<'w> FormatFields<'w> + 'static,
+{
+    fn format_event(
+        &self,
+        _context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let metadata = event.metadata();
+        if self.targets {
+            fields.put("target", metadata.target().into());
+        }
+        let time = self.clock.now().to_rfc3339_opts(SecondsFormat::Millis, true);
+        let line = if self.json {
+            json(&time, *metadata.level(), &fields)
+        } else {
+            text(&time, *metadata.level(), &fields, self.colour)
+        };
+        writeln!(writer, "{line}")
+    }
+}
+
+/// An event's fields, in their order; the message and the kind stand apart.
+#[derive(Default)]
+struct Fields {
+    message: Option<String>,
+    event: Option<String>,
+    rest: Vec<(&'static str, Value)>,
+}
+
+impl Fields {
+    fn put(&mut self, name: &'static str, value: Value) {
+        match (name, value) {
+            ("message", Value::String(text)) => self.message = Some(text),
+            ("event", Value::String(text)) => self.event = Some(text),
+            // A second one would make two keys of one name.
+            ("timestamp" | "level" | "message" | "event", _) => {}
+            (name, value) => self.rest.push((name, value)),
+        }
+    }
+
+    fn event(&self) -> &str {
+        self.event.as_deref().unwrap_or(OTHER)
+    }
+
+    /// A line always has a message: for want of one, the event's kind.
+    fn message(&self) -> &str {
+        self.message.as_deref().unwrap_or_else(|| self.event())
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field.name(), format!("{value:?}").into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field.name(), value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field.name(), value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field.name(), value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field.name(), value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field.name(), value.into());
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        let mut text = value.to_string();
+        let mut cause = value.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        self.put(field.name(), text.into());
+    }
+}
+
+fn json(time: &str, level: Level, fields: &Fields) -> String {
+    let head = [
+        ("timestamp", time),
+        ("level", level.as_str()),
+        ("message", fields.message()),
+        ("event", fields.event()),
+    ];
+    let head = head.map(|(name, text)| (name, Value::from(text)));
+    let mut line = String::from("{");
+    for (name, value) in head.iter().chain(&fields.rest) {
+        let comma = if line.len() > 1 { "," } else { "" };
+        // Writing to a String cannot fail.
+        write!(line, "{comma}{}:{value}", Value::from(*name)).unwrap_or_default();
+    }
+    line + "}"
+}
+
+fn text(time: &str, level: Level, fields: &Fields, colour: bool) -> String {
+    let code = match level {
+        Level::ERROR => "31",
+        Level::WARN => "33",
+        Level::INFO => "32",
+        Level::DEBUG => "34",
+        _ => "35",
+    };
+    let paint = |code: &str, text: &str| {
+        if colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    };
+    let level = paint(code, &format!("{:>5}", level.as_str()));
+    let mut line = format!("{} {level} {}", paint("2", time), one_line(fields.message()));
+    let event = (fields.event() != OTHER).then(|| ("event", Value::from(fields.event())));
+    for (name, value) in event.iter().chain(&fields.rest) {
+        let value = match value {
+            Value::String(text) if is_plain(text) => text.clone(),
+            other => other.to_string(),
+        };
+        // Writing to a String cannot fail.
+        write!(line, " {}{value}", paint("2", &format!("{name}="))).unwrap_or_default();
+    }
+    line
+}
+
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '"')
+}
+
+/// Line breaks and the control codes of terminals, which a server's answer could smuggle in.
+fn one_line(text: &str) -> String {
+    if !text.contains(char::is_control) {
+        return text.to_owned();
+    }
+    let escape =
+        |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use chrono::DateTime;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: LogFormat, filter: &str, is_terminal: bool, emit: impl FnOnce()) -> String {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let log = Log { format, filter: filter.to_owned() };
+        let clock = Clock::manual(DateTime::from_timestamp_millis(1_700_000_000_120).unwrap());
+        let subscriber = subscriber(&log, is_terminal, clock, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, emit);
+        let bytes = buffer.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_json_line_has_the_names_that_others_rely_on() {
+        let line = logged(LogFormat::Auto, "info", false, || {
+            tracing::info!(event = "refresh", did = None::<&str>, n = 7, ok = true, at = %"x\"y", "refreshed {}", "al\nice");
+        });
+        let expected = r#"{"timestamp":"2023-11-14T22:13:20.120Z","level":"INFO","message":"refreshed al\nice","event":"refresh","n":7,"ok":true,"at":"x\"y"}"#;
+        assert_eq!(line, format!("{expected}\n"));
+    }
+
+    #[test]
+    fn a_line_without_message_or_kind_still_has_both() {
+        let lines = logged(LogFormat::Json, "info", true, || {
+            tracing::warn!(event = "run", level = 3);
+            tracing::error!("from a library");
+        });
+        let expected = [
+            r#"{"timestamp":"2023-11-14T22:13:20.120Z","level":"WARN","message":"run","event":"run"}"#,
+            r#"{"timestamp":"2023-11-14T22:13:20.120Z","level":"ERROR","message":"from a library","event":"log"}"#,
+        ];
+        assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn text_is_one_line_with_colours_on_a_terminal_only() {
+        let emit = || {
+            tracing::warn!(event = "x", a = 1, b = "two words", c = "\u{1b}[31m", "hot\n\u{1b}[0m");
+        };
+        let plain = logged(LogFormat::Text, "info", false, emit);
+        let expected = r#"2023-11-14T22:13:20.120Z  WARN hot\n\u{1b}[0m event=x a=1 b="two words" c="\u001b[31m""#;
+        assert_eq!(plain, format!("{expected}\n"));
+        let coloured = logged(LogFormat::Auto, "info", true, emit);
+        assert!(
+            coloured.starts_with("\u{1b}[2m2023-11-14")
+                && coloured.contains("\u{1b}[33m WARN\u{1b}[0m")
+        );
+        assert_eq!(coloured.lines().count(), 1);
+    }
+
+    #[test]
+    fn modules_are_named_only_when_someone_looks_for_a_bug() {
+        let emit = || {
+            tracing::debug!("d");
+            tracing::info!("i");
+        };
+        assert_eq!(logged(LogFormat::Json, "info", false, emit).matches("target").count(), 0);
+        assert_eq!(
+            logged(LogFormat::Json, "debug", false, emit).matches("refreshd::logging").count(),
+            2
+        );
+    }
+
+    #[test]
+    fn a_panic_is_one_line() {
+        let previous = std::panic::take_hook();
+        let mine = std::thread::current().id();
+        // Panics of other tests go where they always went.
+        std::panic::set_hook(Box::new(move |info| {
+            if std::thread::current().id() == mine { panicked(info) } else { previous(info) }
+        }));
+        let line = logged(LogFormat::Json, "info", false, || {
+            std::panic::catch_unwind(|| panic!("out of {}\nluck", "all")).unwrap_err();
+        });
+        let line: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["event"], "panic");
+        assert_eq!(line["level"], "ERROR");
+        assert_eq!(line["message"], "panic: out of all\nluck");
+        assert!(line["location"].as_str().unwrap().starts_with("src/logging.rs:"), "{line}");
+    }
+
+    #[test]
+    fn an_error_tells_its_causes() {
+        #[derive(Debug, Error)]
+        #[error("the outside")]
+        struct Outside(#[source] io::Error);
+        let error = Outside(io::Error::other("the cause"));
+        let line = logged(LogFormat::Json, "info", false, || {
+            let error: &(dyn std::error::Error + 'static) = &error;
+            tracing::error!(error, "failed");
+        });
+        assert!(line.contains(r#""error":"the outside: the cause""#), "{line}");
+    }
+}

@@ -1,0 +1,27 @@
+-- KEYS: prefix. Returns (waiting, running, age of the oldest entry in ms) per lane, then the live
+-- instances and their slots.
+local prefix = KEYS[1]
+local lanes = {prefix..'q:manual', prefix..'q:due', prefix..'q:bulk', prefix..'q:error'}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local answer = {}
+for _, key in ipairs(lanes) do
+  local summary = redis.pcall('XPENDING', key, 'workers')
+  local running = summary.err and 0 or summary[1]
+  local oldest, age = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1], 0
+  if oldest then age = math.max(0, now - tonumber(string.match(oldest[1], '^%d+'))) end
+  local n = #answer
+  answer[n + 1] = math.max(0, redis.call('XLEN', key) - running)
+  answer[n + 2], answer[n + 3] = running, age
+end
+
+local instances, slots = 0, 0
+local consumers = redis.pcall('XINFO', 'CONSUMERS', lanes[1], 'workers')
+for _, consumer in ipairs(consumers.err and {} or consumers) do
+  local alive = redis.call('GET', prefix..'alive:'..consumer[2])
+  if alive then instances, slots = instances + 1, slots + tonumber(alive) end
+end
+local n = #answer
+answer[n + 1], answer[n + 2] = instances, slots
+return answer

@@ -1,0 +1,98 @@
+//! The slots: how many jobs this instance works on at once. A slot is taken before its job is.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::lane::Lane;
+
+/// The slots of one instance, a few of which serve the manual lane alone.
+#[derive(Debug)]
+pub(super) struct Slots {
+    total: usize,
+    /// How many of them the lower lanes may use.
+    low: usize,
+    taken: Mutex<Taken>,
+    freed: Notify,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Taken {
+    all: usize,
+    low: usize,
+}
+
+/// Free slots: in all, and for the lower lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Free {
+    pub(super) all: usize,
+    pub(super) low: usize,
+}
+
+/// One slot; free again when dropped.
+#[derive(Debug)]
+pub(super) struct Slot {
+    slots: Arc<Slots>,
+    low: bool,
+}
+
+impl Slots {
+    pub(super) fn new(total: usize) -> Arc<Self> {
+        let total = total.max(1);
+        let low = total - (total / 8).min(4);
+        Arc::new(Self { total, low, taken: Mutex::default(), freed: Notify::new() })
+    }
+
+    pub(super) fn free(&self) -> Free {
+        let taken = *self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.total.saturating_sub(taken.all);
+        Free { all, low: all.min(self.low.saturating_sub(taken.low)) }
+    }
+
+    /// Waits until a slot becomes free. One that did since the last wait counts.
+    pub(super) async fn freed(&self) {
+        self.freed.notified().await;
+    }
+
+    pub(super) fn take(self: &Arc<Self>, lane: Lane) -> Slot {
+        let low = lane != Lane::Manual;
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.all += 1;
+        taken.low += usize::from(low);
+        Slot { slots: Arc::clone(self), low }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut taken = self.slots.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.all -= 1;
+        taken.low -= usize::from(self.low);
+        drop(taken);
+        self.slots.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_slots_are_the_manual_lanes_alone() {
+        for (total, low) in [(0, 1), (1, 1), (7, 7), (8, 7), (16, 14), (64, 60), (500, 496)] {
+            assert_eq!(Slots::new(total).free(), Free { all: total.max(1), low }, "{total}");
+        }
+    }
+
+    #[test]
+    fn slots_come_back() {
+        let slots = Slots::new(8);
+        let bulk: Vec<_> = (0..7).map(|_| slots.take(Lane::Bulk)).collect();
+        assert_eq!(slots.free(), Free { all: 1, low: 0 });
+        let manual = slots.take(Lane::Manual);
+        assert_eq!(slots.free(), Free { all: 0, low: 0 });
+        drop(manual);
+        drop(bulk);
+        assert_eq!(slots.free(), Free { all: 8, low: 7 });
+    }
+}

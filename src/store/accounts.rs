@@ -1,0 +1,205 @@
+//! Reading accounts: one, a server's page by page, those due, those not yet told apart.
+
+use chrono::{DateTime, Utc};
+use mongodb::bson::{Document as Filter, Document as Fields, RawDocument, doc};
+use mongodb::options::Hint;
+
+use super::bound::{LONGEST_CALL, LONGEST_READ, bounded};
+use super::error::is_bad_hint;
+use super::field::{self, date};
+use super::indexes::{BY_SERVICE, DUE};
+use super::{PLATFORM, Store, StoreError, document, write};
+use crate::domain::account::{Document, Status};
+use crate::domain::identity::AccountId;
+
+const SERVICE: &str = "tokenRefresh.service";
+const NEXT: &str = "tokenRefresh.nextAttemptAt";
+
+/// A question for documents, and the index that answers it. The index is named, because a plan
+/// that was cached when the collection was small, or all accounts were new, would stay.
+struct Query {
+    index: &'static str,
+    filter: Filter,
+    sort: Filter,
+    limit: u32,
+}
+
+impl Query {
+    fn by_id(filter: Filter, limit: u32) -> Self {
+        Self { index: BY_SERVICE, filter, sort: doc! { "_id": 1 }, limit }
+    }
+
+    fn by_next_attempt(filter: Filter, limit: u32) -> Self {
+        Self { index: DUE, filter, sort: doc! { NEXT: 1 }, limit }
+    }
+}
+
+impl Store {
+    /// The account's document; `None` if there is none of Bluesky's.
+    pub async fn load(&self, id: AccountId) -> Result<Option<Document>, StoreError> {
+        bounded(LONGEST_CALL, async {
+            let found = self
+                .accounts
+                .find_one(doc! { "_id": write::object_id(id), "platform": PLATFORM })
+                .projection(document::projection())
+                .max_time(LONGEST_READ)
+                .await?;
+            Ok(found.as_deref().and_then(document::read))
+        })
+        .await
+    }
+
+    /// The distinct `tokenRefresh.service` of Bluesky accounts after `after`, in order, as they
+    /// are written: one small find each, which the index answers with one document, however many
+    /// accounts a server has.
+    pub async fn services(
+        &self,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<String>, StoreError> {
+        let mut services = Vec::new();
+        let mut last = after.map(str::to_owned);
+        for _ in 0..limit {
+            let Some(service) = self.next_service(last.as_deref()).await? else { break };
+            services.push(service.clone());
+            last = Some(service);
+        }
+        Ok(services)
+    }
+
+    async fn next_service(&self, last: Option<&str>) -> Result<Option<String>, StoreError> {
+        // The empty text comes before all others, and is no server.
+        let filter = doc! { "platform": PLATFORM, SERVICE: { "$gt": last.unwrap_or_default() } };
+        let sort = doc! { SERVICE: 1, "_id": 1 };
+        let query = Query { index: BY_SERVICE, filter, sort, limit: 1 };
+        let read = |raw: &RawDocument| {
+            field::text(field::document(raw, "tokenRefresh")?, "service").map(str::to_owned)
+        };
+        Ok(self.ask(query, doc! { SERVICE: 1 }, read).await?.pop())
+    }
+
+    /// The accounts of one server after `after`, by `_id`.
+    pub async fn page(
+        &self,
+        service: &str,
+        after: Option<AccountId>,
+        limit: u32,
+    ) -> Result<Vec<Document>, StoreError> {
+        let filter = doc! { "platform": PLATFORM, SERVICE: service, "_id": beyond(after) };
+        self.documents(Query::by_id(filter, limit)).await
+    }
+
+    /// The Bluesky accounts after `after`, by `_id`, of which no server is written down yet: a
+    /// missing one, null, or something that is no text.
+    pub async fn unstamped(
+        &self,
+        after: Option<AccountId>,
+        limit: u32,
+    ) -> Result<Vec<Document>, StoreError> {
+        // Three questions, each a stretch of the index in its own order: as one, they would be
+        // sorted, all of them, for every page. Null does not match an array where the
+        // bookkeeping should be; a missing field does, and is not null where null is written.
+        let kinds = ["number", "bool", "date", "object", "objectId", "binData"];
+        let odd = [doc! { SERVICE: { "$type": kinds.to_vec() } }, doc! { SERVICE: [] }];
+        let mut found = Vec::new();
+        for mut filter in [
+            doc! { SERVICE: null },
+            doc! { SERVICE: { "$exists": false } },
+            doc! { "$or": odd.to_vec() },
+        ] {
+            let ordered = !filter.contains_key("$or");
+            filter.extend(doc! { "platform": PLATFORM, "_id": beyond(after) });
+            let mut query = Query::by_id(filter, limit);
+            if ordered {
+                query.sort = doc! { SERVICE: 1, "_id": 1 };
+            }
+            found.extend(self.documents(query).await?);
+        }
+        found.sort_by_key(|document| document.id);
+        found.dedup_by_key(|document| document.id);
+        found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(found)
+    }
+
+    /// The accounts of one server whose `nextAttemptAt` has come, the longest due first.
+    pub async fn due(
+        &self,
+        service: &str,
+        now: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<Vec<Document>, StoreError> {
+        let filter = scheduled(service, doc! { "$lte": date(now) });
+        self.documents(Query::by_next_attempt(filter, limit)).await
+    }
+
+    /// The accounts of one server whose `nextAttemptAt` lies beyond `horizon`, further away than
+    /// any rule could have put it: a clock was wrong, and they are due now.
+    pub async fn astray(
+        &self,
+        service: &str,
+        horizon: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<Vec<Document>, StoreError> {
+        let filter = scheduled(service, doc! { "$gt": date(horizon) });
+        self.documents(Query::by_next_attempt(filter, limit)).await
+    }
+
+    /// The soonest `nextAttemptAt` of one server's accounts, which may have passed.
+    pub async fn next_due(&self, service: &str) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let filter = scheduled(service, doc! { "$gte": date(DateTime::UNIX_EPOCH) });
+        let found = self.documents(Query::by_next_attempt(filter, 1)).await?;
+        Ok(found.first().and_then(|document| document.kept.next_attempt_at))
+    }
+
+    async fn documents(&self, query: Query) -> Result<Vec<Document>, StoreError> {
+        self.ask(query, document::projection(), document::read).await
+    }
+
+    async fn ask<T>(
+        &self,
+        query: Query,
+        fields: Fields,
+        read: impl Fn(&RawDocument) -> Option<T>,
+    ) -> Result<Vec<T>, StoreError> {
+        bounded(LONGEST_CALL, async {
+            let find = || {
+                self.accounts
+                    .find(query.filter.clone())
+                    .sort(query.sort.clone())
+                    .limit(query.limit.max(1).into())
+                    .batch_size(query.limit.max(1))
+                    .projection(fields.clone())
+                    .max_time(LONGEST_READ)
+            };
+            let mut cursor = match find().hint(Hint::Name(query.index.to_owned())).await {
+                // The user may not create indexes: slower, but the same answer.
+                Err(error) if is_bad_hint(&error) => find().await?,
+                answer => answer?,
+            };
+            let mut found = Vec::new();
+            while cursor.advance().await? {
+                found.extend(read(cursor.current()));
+            }
+            Ok(found)
+        })
+        .await
+    }
+}
+
+/// Also keeps to `ObjectId`s: a comparison only matches values of its own type.
+pub(super) fn beyond(after: Option<AccountId>) -> Filter {
+    let first = AccountId::from_bytes([0; 12]);
+    after.map_or_else(
+        || doc! { "$gte": write::object_id(first) },
+        |id| doc! { "$gt": write::object_id(id) },
+    )
+}
+
+fn scheduled(service: &str, at: Filter) -> Filter {
+    doc! {
+        "platform": PLATFORM,
+        SERVICE: service,
+        "status": { "$in": Status::OURS.to_vec() },
+        NEXT: at,
+    }
+}

@@ -1,0 +1,99 @@
+//! MongoDB: the accounts' documents, which are the truth, and the runs. The only place that names
+//! the driver.
+//!
+//! Every read goes to the primary with read concern `local`; every write asks for a majority.
+
+mod accounts;
+mod bound;
+mod connect;
+mod document;
+mod error;
+mod failures;
+mod field;
+mod indexes;
+mod listing;
+mod run;
+mod run_rows;
+mod runs;
+mod schedule;
+mod stamp;
+mod write;
+
+use std::fmt;
+
+use mongodb::bson::{Document, RawDocumentBuf, doc};
+use mongodb::{Client, Collection, Database};
+
+use bound::{LONGEST_CALL, bounded};
+pub use connect::StoreConfig;
+pub use error::StoreError;
+pub use failures::Failure;
+pub use indexes::IndexReport;
+pub use listing::{AccountFilter, AccountRow};
+pub use run::{Counts, Run, RunState};
+pub use run_rows::{Advance, RunRow};
+pub use schedule::Tick;
+pub use write::Cas;
+
+/// The value of `platform` that makes a document ours.
+const PLATFORM: &str = "bluesky";
+
+const RUNS: &str = "refresh_runs";
+const ROWS: &str = "refresh_run_servers";
+const FAILURES: &str = "refresh_run_failures";
+const SCHEDULE: &str = "refresh_schedule";
+
+/// A connection pool to one database. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    client: Client,
+    db: Database,
+    accounts: Collection<RawDocumentBuf>,
+    guessed: bool,
+    hosts: String,
+}
+
+impl Store {
+    /// The database's name.
+    pub fn database(&self) -> &str {
+        self.db.name()
+    }
+
+    /// Whether neither the URI nor `MONGO_DB` named a database, so that `test` was taken.
+    pub fn database_was_guessed(&self) -> bool {
+        self.guessed
+    }
+
+    /// The servers that the URI names, for people; never its login.
+    pub fn place(&self) -> String {
+        self.hosts.clone()
+    }
+
+    /// The name of the accounts' collection.
+    pub fn collection(&self) -> &str {
+        self.accounts.name()
+    }
+
+    /// Asks the primary whether it is there.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        bounded(LONGEST_CALL, async {
+            self.db.run_command(doc! { "ping": 1 }).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    fn named(&self, name: &str) -> Collection<Document> {
+        self.db.collection(name)
+    }
+
+    fn raw(&self, name: &str) -> Collection<RawDocumentBuf> {
+        self.db.collection(name)
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({}.{})", self.database(), self.collection())
+    }
+}

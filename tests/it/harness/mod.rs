@@ -1,0 +1,53 @@
+//! The services that the tests run against, and how they wait for things.
+
+pub(crate) mod cable;
+pub(crate) mod daemon;
+pub(crate) mod http;
+pub(crate) mod mongo;
+pub(crate) mod redis;
+pub(crate) mod reference_pds;
+pub(crate) mod scripted_pds;
+pub(crate) mod world;
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// How long the tests wait for what must come, on a machine that may be busy.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Waits until `condition` holds, and panics if it does not within `limit`.
+pub(crate) async fn eventually<F>(what: &str, limit: Duration, mut condition: impl FnMut() -> F)
+where
+    F: Future<Output = bool>,
+{
+    let met = |is_met: bool| is_met.then_some(());
+    arrival(what, limit, || {
+        let condition = condition();
+        async move { met(condition.await) }
+    })
+    .await;
+}
+
+/// Waits until `look` finds something, and panics if it does not within `limit`.
+pub(crate) async fn arrival<T, F>(what: &str, limit: Duration, mut look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The path of a part that `scripts/setup` installs, from the variable that it exports.
+pub(crate) fn part(variable: &str) -> String {
+    #[expect(clippy::disallowed_methods, reason = "the harness is told by scripts/setup where its parts are")]
+    std::env::var(variable).unwrap_or_else(|_unset| {
+        panic!("{variable} is not set: run the tests with scripts/test, or eval \"$(scripts/setup --env)\" first")
+    })
+}
