@@ -7,9 +7,13 @@ mod budget;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod http;
+#[cfg(test)]
+mod instances;
 #[cfg(test)]
 mod link;
 #[cfg(test)]
@@ -17,7 +21,17 @@ mod pds;
 #[cfg(test)]
 mod queue;
 #[cfg(test)]
+mod runs;
+#[cfg(test)]
+mod servers;
+#[cfg(test)]
 mod store;
+#[cfg(test)]
+mod ticks;
+#[cfg(test)]
+mod wipes;
+#[cfg(test)]
+mod writers;
 
 /// The program under test.
 #[cfg(test)]
