@@ -5,7 +5,7 @@
 //! server ([`pds`]), its [`budget`] and the [`store`]; [`events`] tells how it ended.
 
 pub mod budget;
-// pub mod cli;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;

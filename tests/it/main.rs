@@ -3,7 +3,11 @@
 #[cfg(test)]
 mod bluesky;
 #[cfg(test)]
+mod cli;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod http;
 #[cfg(test)]
 mod pds;
 #[cfg(test)]

@@ -1,0 +1,200 @@
+//! `refreshd check`: would the daemon work here? Every problem, each with what to do; nothing is
+//! changed.
+
+mod findings;
+mod servers;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+
+use super::connect;
+use super::output::{counted, line, span};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::daemon::Services;
+use crate::domain::account::Status;
+use crate::domain::attempt::Expected;
+use crate::domain::identity::AccountId;
+use crate::lifecycle::Exit;
+use crate::store::StoreError;
+use findings::{Findings, good};
+
+/// An access token's life at Bluesky: so often each account needs a call to be always fresh.
+const ACCESS_LIFE: Duration = Duration::from_hours(2);
+
+/// Checks everything that the daemon needs.
+pub(super) async fn check(config: &Config) -> anyhow::Result<Exit> {
+    let mut found = Findings::default();
+    inspect(config, &mut found).await?;
+    let warnings = match found.warnings() {
+        0 => String::new(),
+        n => format!("; {}", counted(n, "warning")),
+    };
+    let exit = found.exit();
+    let verdict = if exit == Exit::Fine {
+        "refreshd would work here"
+    } else {
+        "refreshd would NOT work here"
+    };
+    line(format_args!("\n{verdict}{warnings}"))?;
+    Ok(exit)
+}
+
+async fn inspect(config: &Config, found: &mut Findings) -> io::Result<()> {
+    good("configuration", "every setting is valid")?;
+    for note in &config.notes {
+        found.odd("configuration", note)?;
+    }
+    admin(config, found)?;
+    schedule(config, found)?;
+    let services = match connect::services(config).await {
+        Ok(services) => services,
+        Err(error) => {
+            return found.bad(connect::exit_of(&error), "MongoDB", format_args!("{error:#}"));
+        }
+    };
+    redis(&services, found).await?;
+    let accounts = mongo(config, &services, found).await?;
+    servers::check(config, &services, accounts.is_some(), found).await?;
+    accounts.map_or(Ok(()), |accounts| budget(config, accounts, found))
+}
+
+fn admin(config: &Config, found: &mut Findings) -> io::Result<()> {
+    match (&config.admin.listen, &config.admin.token) {
+        (None, _) => good("admin API", "off (ADMIN_LISTEN)"),
+        (Some(address), None) => found.odd(
+            "admin API",
+            format_args!("{address} answers health checks only: set ADMIN_TOKEN (at least 32 characters) for the rest"),
+        ),
+        (Some(address), Some(_)) => good("admin API", address),
+    }
+}
+
+fn schedule(config: &Config, found: &mut Findings) -> io::Result<()> {
+    let Some(schedule) = &config.schedule.cron else {
+        return found
+            .odd("schedule", "REFRESH_CRON is off: accounts are refreshed on request only");
+    };
+    let zone = schedule.zone();
+    let first = schedule.next_after(Clock::system().now());
+    let ticks = std::iter::successors(first, |tick| schedule.next_after(*tick)).take(3);
+    let ticks: Vec<_> =
+        ticks.map(|tick| tick.with_timezone(&zone).format("%a %F %T").to_string()).collect();
+    let pattern = schedule.pattern();
+    good("schedule", format_args!("{pattern} ({zone}): next {}", ticks.join(", ")))
+}
+
+async fn redis(services: &Services, found: &mut Findings) -> io::Result<()> {
+    if let Err(why) = connect::redis(services).await {
+        return found.bad(Exit::Unavailable, "Redis", why);
+    }
+    let info = match services.link.server_info().await {
+        Ok(info) => info,
+        Err(error) => return found.bad(Exit::Failed, "Redis", services.link.explain(&error)),
+    };
+    let place = services.link.place();
+    if info.is_new_enough() {
+        good("Redis", format_args!("{place}, version {}", info.version))?;
+    } else {
+        let text = format!("{place} has version {}; 6.2 or newer is needed", info.version);
+        found.bad(Exit::Failed, "Redis", text)?;
+    }
+    if info.maxmemory_policy != "noeviction" {
+        let text = format!(
+            "maxmemory-policy is {}: set it to noeviction, or jobs can be dropped",
+            info.maxmemory_policy
+        );
+        found.odd("Redis", text)?;
+    }
+    match services.queue.depth().await {
+        Ok(depth) if depth.instances > 0 => {
+            good("daemon", format_args!("{} alive", counted(depth.instances, "instance")))
+        }
+        Ok(_none) => good("daemon", "none is alive yet: `refreshd run` starts one"),
+        Err(error) => found.bad(Exit::Failed, "Redis", error),
+    }
+}
+
+/// How many accounts there are to keep alive, if that could be found out.
+async fn mongo(
+    config: &Config,
+    services: &Services,
+    found: &mut Findings,
+) -> io::Result<Option<u64>> {
+    if let Err(why) = connect::mongo(services, config).await {
+        found.bad(Exit::Unavailable, "MongoDB", why)?;
+        return Ok(None);
+    }
+    let store = &services.store;
+    let place = format!("{}.{}", store.database(), store.collection());
+    good("MongoDB", format_args!("{}, {place}", config.mongo.hosts))?;
+    let counts = match store.count_by_status().await {
+        Ok(counts) => counts,
+        Err(error) => {
+            found.bad(connect::exit_of(&error.clone().into()), "accounts", error)?;
+            return Ok(None);
+        }
+    };
+    let list: Vec<_> = counts.iter().map(|(status, n)| format!("{status} {n}")).collect();
+    if list.is_empty() {
+        let hint = "are the database and ACCOUNTS_COLLECTION the application's?";
+        found.odd("accounts", format_args!("there are no Bluesky accounts in {place}; {hint}"))?;
+    } else {
+        good("accounts", list.join(", "))?;
+    }
+    match may_write(config, services).await {
+        Ok(()) => good("writing", "allowed")?,
+        Err(error) => found.bad(connect::exit_of(&error.clone().into()), "writing", error)?,
+    }
+    Ok(Some(alive(&counts)))
+}
+
+fn alive(counts: &BTreeMap<String, u64>) -> u64 {
+    let ours = [Status::Active, Status::Error];
+    ours.iter().filter_map(|status| counts.get(status.as_str())).sum()
+}
+
+/// Updates that match nothing: the server checks the right to make them all the same.
+async fn may_write(config: &Config, services: &Services) -> Result<(), StoreError> {
+    let nobody = Expected { id: AccountId::from_bytes([0; 12]), token: None, ours: true };
+    services.store.stamp(&[(nobody, config.pds.home.clone())]).await?;
+    if let Ok(no_run) = "check".parse() {
+        services.store.start_run(&no_run, Clock::system().now()).await?;
+    }
+    Ok(())
+}
+
+fn budget(config: &Config, accounts: u64, found: &mut Findings) -> io::Result<()> {
+    let Some(per_second) = config.pds.per_second else {
+        return found.odd("budget", "PDS_RATE_LIMIT is off: only the servers' own limits hold");
+    };
+    let accounts = f64::from(u32::try_from(accounts).unwrap_or(u32::MAX));
+    let takes = TimeDelta::from_std(Duration::from_secs_f64(accounts / per_second))
+        .unwrap_or(TimeDelta::MAX);
+    let needed = accounts / ACCESS_LIFE.as_secs_f64();
+    let text = format!(
+        "{per_second}/s for each server: a refresh-all takes up to {}; a call for each account every 2 h \
+         needs {needed:.1}/s",
+        span(takes)
+    );
+    if needed > per_second {
+        found.odd("budget", format_args!("{text}, more than one server's budget; raise PDS_RATE_LIMIT if the server allows it"))
+    } else {
+        good("budget", text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_accounts_that_are_called_for_count() {
+        let counts = [("active", 3), ("error", 2), ("inactive", 5), ("revoked", 7)];
+        let counts = counts.map(|(status, n)| (status.to_owned(), n)).into();
+        assert_eq!(alive(&counts), 5);
+    }
+}

@@ -1,0 +1,101 @@
+//! The command line: one file per subcommand.
+
+mod accounts;
+mod args;
+mod check;
+mod connect;
+mod output;
+mod refresh;
+mod status;
+mod wait;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use crate::config::{Config, Sources};
+use crate::daemon;
+use crate::lifecycle::Exit;
+use crate::logging;
+use args::{Cli, Command};
+
+/// Does what the command line says; answers with the exit status.
+pub fn main() -> ExitCode {
+    // Losing the race against nobody: this is the first thing that happens.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let exit = match Cli::try_parse() {
+        Ok(cli) => dispatch(cli.command.unwrap_or(Command::Run)),
+        Err(error) => usage(&error),
+    };
+    exit.into()
+}
+
+/// Help and version are answers, everything else is a mistake.
+fn usage(error: &clap::Error) -> Exit {
+    drop(error.print());
+    if error.use_stderr() { Exit::Usage } else { Exit::Fine }
+}
+
+fn dispatch(command: Command) -> Exit {
+    if let Command::Completions { shell } = command {
+        return completions(shell);
+    }
+    let config = match Config::load(&Sources::of_process()) {
+        Ok(config) => config,
+        Err(errors) => {
+            output::note(format_args!("error: {errors}"));
+            return Exit::Config;
+        }
+    };
+    let runtime = if matches!(command, Command::Run) {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+    } else {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()
+    };
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::note(format_args!("error: the runtime cannot be started: {error}"));
+            return Exit::Failed;
+        }
+    };
+    let exit = runtime.block_on(carry_out(command, config));
+    // A blocking read of stdin or a look-up in the DNS does not hold the exit up.
+    runtime.shutdown_background();
+    exit
+}
+
+async fn carry_out(command: Command, config: Config) -> Exit {
+    let is_daemon = matches!(command, Command::Run);
+    if is_daemon && let Err(error) = logging::init(&config.log, std::io::stderr().is_terminal()) {
+        output::note(format_args!("error: {error}"));
+        return Exit::Failed;
+    }
+    let done = match command {
+        Command::Run => daemon::run(config).await,
+        Command::Check => check::check(&config).await,
+        Command::Refresh(args) => refresh::refresh(&config, &args).await,
+        Command::Accounts(args) => accounts::accounts(&config, &args).await,
+        Command::Status(args) => status::status(&config, &args).await,
+        Command::Completions { shell } => Ok(completions(shell)),
+    };
+    done.unwrap_or_else(|error| {
+        let exit = connect::exit_of(&error);
+        match exit {
+            Exit::Fine => {}
+            _ if is_daemon => tracing::error!(event = "stop", "{error:#}"),
+            _ => output::note(format_args!("error: {error:#}")),
+        }
+        exit
+    })
+}
+
+fn completions(shell: clap_complete::Shell) -> Exit {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "refreshd", &mut script);
+    match output::line(String::from_utf8_lossy(&script).trim_end()) {
+        Ok(()) => Exit::Fine,
+        Err(error) => connect::exit_of(&error.into()),
+    }
+}
