@@ -9,6 +9,8 @@ mod harness;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
 mod pds;
 #[cfg(test)]
 mod queue;
