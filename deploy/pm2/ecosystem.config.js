@@ -36,8 +36,9 @@ module.exports = {
       // PM2 would give up after 16 starts within 16 s that lived less than a second each.
       max_restarts: Number.MAX_SAFE_INTEGER,
 
-      // Longer than SHUTDOWN_TIMEOUT (30 s); PM2's own default is 1.6 s. Raise this with that.
-      kill_timeout: 40000,
+      // Longer than SHUTDOWN_TIMEOUT (30 s) and its last words; PM2's own default is 1.6 s. Raise
+      // this with that.
+      kill_timeout: 60000,
 
       // All log lines come on standard error, each with its time.
       error_file: path.join(logs, 'refreshd.log'),

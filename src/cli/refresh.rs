@@ -7,7 +7,7 @@ use super::wait::{Progress, wait};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::Services;
-use crate::domain::account::{Document, Status, StoredToken};
+use crate::domain::account::Status;
 use crate::domain::identity::AccountId;
 use crate::domain::outcome::{Outcome, Trigger};
 use crate::domain::run::RunId;
@@ -76,7 +76,9 @@ async fn report(services: &Services, run: &Run) -> anyhow::Result<Exit> {
     if run.counts.fresh > 0 {
         outcomes.add_row(["left out, just refreshed".to_owned(), run.counts.fresh.to_string()]);
     }
-    line(tidy(&outcomes))?;
+    if !outcomes.is_empty() {
+        line(tidy(&outcomes))?;
+    }
     let (good, failed) = totals(run);
     if failed == 0 {
         note(format_args!("{} refreshed, none failed", counted(good, "account")));
@@ -113,7 +115,8 @@ async fn refresh_one(
             "account {account} was disconnected by its owner, who has to connect it again"
         );
     }
-    let added = services.queue.enqueue(&[job(&document)]).await?;
+    let added =
+        services.queue.enqueue(&[NewJob::of(&document, Trigger::Cli, Lane::Manual)]).await?;
     let Some(job) = added.into_iter().next().map(|added| added.id) else {
         anyhow::bail!("the queue gave no job id");
     };
@@ -127,22 +130,6 @@ async fn refresh_one(
         Some(Some(outcome)) => Ok(if outcome.is_success() { Exit::Fine } else { Exit::Failed }),
         Some(None) => anyhow::bail!("job {job} is gone: Redis has lost it; ask again"),
         None => Ok(stopped_waiting(&job)),
-    }
-}
-
-fn job(document: &Document) -> NewJob {
-    let generation = match &document.token {
-        StoredToken::Token(token) => Some(token.jti().to_owned()),
-        StoredToken::Null | StoredToken::Unreadable => None,
-    };
-    NewJob {
-        account: document.id,
-        lane: Lane::Manual,
-        service: document.kept.service.clone(),
-        generation,
-        trigger: Trigger::Cli,
-        run: None,
-        watched: true,
     }
 }
 

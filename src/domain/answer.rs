@@ -13,7 +13,8 @@ pub enum Answer {
     /// The server will never refresh this token: `Revoked`, `Expired`, `InvalidToken` or
     /// `AccountGone`.
     Permanent(Outcome),
-    /// The account was taken down; the token was not spent.
+    /// The account was taken down. This call spent nothing, but the server may have deleted the
+    /// account's sessions with the takedown.
     TakenDown,
     /// 429, with the time the server asked for, if it did.
     RateLimited(Option<Duration>),
@@ -28,7 +29,7 @@ pub struct Session {
     pub pair: Pair,
     /// Whose session it is, as the server says.
     pub did: String,
-    /// The account's handle, as the server says.
+    /// The account's handle, as the server says; empty if it says none.
     pub handle: String,
     /// `status` of an account that is not active, such as `deactivated`.
     pub account_status: Option<String>,

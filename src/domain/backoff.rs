@@ -7,6 +7,9 @@ const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 
+/// The longest wait that any rule here yields. A longer one means that a clock was wrong.
+pub const LONGEST_WAIT: Duration = DAY;
+
 /// The longest time that a server's `Retry-After` is taken at its word.
 pub const LONGEST_RETRY_AFTER: Duration = DAY;
 

@@ -52,7 +52,7 @@ names! {
         Revoked = "revoked",
         /// The server says that the refresh token's own life is over.
         Expired = "expired",
-        /// The account was taken down; the token is not consumed.
+        /// The account was taken down; its session may or may not outlive that.
         TakenDown = "taken_down",
         /// The account was deleted.
         AccountGone = "account_gone",

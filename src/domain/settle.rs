@@ -34,7 +34,8 @@ pub fn settle(
     };
     if stored.is(answered) {
         Settlement::Stored
-    } else if stored.is(used) {
+    } else if stored.is(used) || stored.jti() == used.jti() && stored.jti() != answered.jti() {
+        // A later copy of the link that was used is as spent as the link itself.
         Settlement::WriteAgain
     } else if stored.jti() == answered.jti() {
         if answered.issued_at() > stored.issued_at() {
@@ -67,6 +68,8 @@ mod tests {
         let rows = [
             ("is N", stored("n", 200, ""), Settlement::Stored),
             ("is U", stored("u", 100, ""), Settlement::WriteAgain),
+            ("a later copy of U", stored("u", 150, "x"), Settlement::WriteAgain),
+            ("an earlier copy of U", stored("u", 50, "x"), Settlement::WriteAgain),
             ("N's link, later", stored("n", 201, "x"), Settlement::Superseded),
             ("N's link, as late", stored("n", 200, "x"), Settlement::Superseded),
             ("N's link, earlier", stored("n", 199, "x"), Settlement::ReplaceCopy),
@@ -84,5 +87,9 @@ mod tests {
         for (name, document, expected) in rows {
             assert_eq!(settle(&used, &answered, document.as_ref()), expected, "{name}");
         }
+        let same = jwt("u", 200, "");
+        let kept = Some(StoredToken::Token(jwt("u", 300, "x")));
+        let settled = settle(&used, &same, kept.as_ref());
+        assert_eq!(settled, Settlement::Superseded, "a server that never rotates: the later stays");
     }
 }

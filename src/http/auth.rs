@@ -68,7 +68,7 @@ mod tests {
             assert_eq!(check(Some(&token), &headers(&[&value])), Ok(()), "{value}");
         }
         let longer = format!("Bearer {TOKEN}0");
-        let prefix = format!("Bearer {}", &TOKEN[..31]);
+        let prefix = format!("Bearer {}", TOKEN.split_at(31).0);
         let basic = format!("Basic {TOKEN}");
         for values in [
             &[][..],

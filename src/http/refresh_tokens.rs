@@ -17,7 +17,6 @@ use super::Api;
 use super::error::ApiError;
 use super::params::cut;
 use super::serve::Remote;
-use crate::domain::account::{Document, StoredToken};
 use crate::domain::identity::AccountId;
 use crate::domain::outcome::Trigger;
 use crate::queue::{Lane, NewJob};
@@ -75,27 +74,11 @@ async fn refresh_one(api: &Api, account: AccountId) -> Result<String, ApiError> 
             format!("Account {account} was disconnected by its owner, who has to connect it again");
         return Err(ApiError::conflict("ACCOUNT_DISCONNECTED", message));
     }
-    let added = api.queue.enqueue(&[job(&document)]).await?;
+    let added = api.queue.enqueue(&[NewJob::of(&document, Trigger::Manual, Lane::Manual)]).await?;
     let added = added.into_iter().next();
     added
         .map(|added| added.id.to_string())
         .ok_or_else(|| ApiError::internal("the queue gave no job id"))
-}
-
-fn job(document: &Document) -> NewJob {
-    let generation = match &document.token {
-        StoredToken::Token(token) => Some(token.jti().to_owned()),
-        StoredToken::Null | StoredToken::Unreadable => None,
-    };
-    NewJob {
-        account: document.id,
-        lane: Lane::Manual,
-        service: document.kept.service.clone(),
-        generation,
-        trigger: Trigger::Manual,
-        run: None,
-        watched: true,
-    }
 }
 
 fn read(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Wish, ApiError> {

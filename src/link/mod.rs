@@ -175,14 +175,16 @@ impl Link {
         let says = |what: &str| text.contains(what);
         if says("NOAUTH") {
             format!("redis at {place} asks for a password: set REDIS_PASSWORD")
-        } else if says("without any password configured") {
-            format!("redis at {place} has no password: unset REDIS_PASSWORD")
         } else if says("WRONGPASS") || error.kind() == ErrorKind::AuthenticationFailed {
+            // The crate keeps to itself whether that Redis has no password at all.
             format!(
-                "redis at {place} refuses the password: check REDIS_PASSWORD and REDIS_USERNAME"
+                "redis at {place} refuses the login: check REDIS_USERNAME and REDIS_PASSWORD, \
+                 and unset them if it asks for none"
             )
         } else if says("DB index is out of range") {
             format!("redis at {place} has no database {}: check REDIS_DB", self.0.target.db)
+        } else if says("OOM") {
+            format!("redis at {place} is full: give it more memory (maxmemory)")
         } else if says("NOPERM") {
             format!("redis at {place} does not let this user do all that is needed: {text}")
         } else {

@@ -55,8 +55,8 @@ struct SessionBody<'a> {
     #[serde(borrow)]
     refresh_jwt: Cow<'a, str>,
     did: String,
-    handle: String,
-    /// Of any type, as it is not worth losing a session over.
+    /// Of any type, as neither is worth losing a session over.
+    handle: Option<Value>,
     status: Option<Value>,
 }
 
@@ -68,10 +68,11 @@ fn session(body: &[u8]) -> Result<Session, String> {
         AccessJwt::parse(&body.access_jwt).map_err(|why| format!("an access token that {why}"))?;
     let refresh = RefreshJwt::parse(&body.refresh_jwt)
         .map_err(|why| format!("a refresh token that {why}"))?;
+    let handle = body.handle.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
     let account_status =
         body.status.as_ref().and_then(Value::as_str).map(|text| cut(text, MAX_ACCOUNT_STATUS));
     let pair = Pair { access, refresh };
-    Ok(Session { pair, did: body.did, handle: body.handle, account_status })
+    Ok(Session { pair, did: body.did, handle, account_status })
 }
 
 /// An XRPC error (<https://atproto.com/specs/xrpc#error-responses>); both empty if it is none.
@@ -217,6 +218,15 @@ mod tests {
     }
 
     #[test]
+    fn no_session_is_lost_for_want_of_a_handle() {
+        for handle in [Value::Null, json!(7)] {
+            let body = with("handle", handle);
+            let Answer::Session(session) = answered(200, &body) else { panic!("{body}") };
+            assert_eq!(session.handle, "");
+        }
+    }
+
+    #[test]
     fn a_200_that_is_no_session() {
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
         for body in [
@@ -227,7 +237,6 @@ mod tests {
             "{}".to_owned(),
             deep,
             with("did", Value::Null),
-            with("handle", Value::Null),
             with("accessJwt", json!(7)),
             with("accessJwt", json!("")),
             with("refreshJwt", json!("not.a.jwt")),

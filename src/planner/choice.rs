@@ -38,19 +38,12 @@ pub(super) fn choose(document: &Document, run: &Run, routing: &Routing) -> Choic
 
 /// The job for an account: in `lane` if it is active, in the lowest if it is in trouble.
 pub(super) fn job(document: &Document, trigger: Trigger, lane: Lane, routing: &Routing) -> NewJob {
-    let token = match &document.token {
-        StoredToken::Token(token) => Some(token),
+    let service = match &document.token {
+        StoredToken::Token(token) => Some(routing.service(token.audience())),
         StoredToken::Null | StoredToken::Unreadable => None,
     };
-    NewJob {
-        account: document.id,
-        lane: if document.status == Status::Active { lane } else { Lane::Error },
-        service: token.map(|token| routing.service(token.audience())),
-        generation: token.map(|token| token.jti().to_owned()),
-        trigger,
-        run: None,
-        watched: false,
-    }
+    let lane = if document.status == Status::Active { lane } else { Lane::Error };
+    NewJob { service, ..NewJob::of(document, trigger, lane) }
 }
 
 /// A dead session that has been judged and was not replaced since: it has its own probes, and

@@ -1,5 +1,6 @@
 //! The heartbeat: an instance whose key is gone is dead, and the leader puts its jobs back.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,13 +30,19 @@ pub(super) async fn beat(queue: Arc<Inner>) {
     let mut health = queue.link.health();
     let mut answered = Instant::now();
     loop {
-        let beat = timeout(EVERY, beat_once(&queue)).await;
-        match beat {
-            Ok(Ok(())) => answered = Instant::now(),
-            _ if answered.elapsed() > LEADS_FOR => {
-                queue.leadership.send_if_modified(|it| std::mem::take(&mut it.leader));
+        // Never given up half-way: the link is to learn how it ends.
+        let mut beat = pin!(beat_once(&queue));
+        let beaten = match timeout(LEADS_FOR, &mut beat).await {
+            Ok(beaten) => beaten,
+            Err(_elapsed) => {
+                step_down(&queue);
+                beat.await
             }
-            _ => {}
+        };
+        if beaten.is_ok() {
+            answered = Instant::now();
+        } else if answered.elapsed() > LEADS_FOR {
+            step_down(&queue);
         }
         tokio::select! {
             () = sleep(EVERY) => {}
@@ -43,6 +50,10 @@ pub(super) async fn beat(queue: Arc<Inner>) {
             () = outage(&mut health) => {}
         }
     }
+}
+
+fn step_down(queue: &Inner) {
+    queue.leadership.send_if_modified(|it| std::mem::take(&mut it.leader));
 }
 
 async fn outage(health: &mut watch::Receiver<Health>) {
@@ -53,7 +64,7 @@ async fn outage(health: &mut watch::Receiver<Health>) {
 }
 
 /// One sign of life. Takes or keeps the leadership, and learns of the others.
-pub(super) async fn beat_once(queue: &Inner) -> Result<(), QueueError> {
+async fn beat_once(queue: &Inner) -> Result<(), QueueError> {
     let mut call = queue.scripts.beat.prepare_invoke();
     call.key(queue.keys.prefix()).arg(&queue.instance).arg(queue.slots);
     let (leader, slots, back): (u8, u64, u64) = queue.invoke(&call).await?;

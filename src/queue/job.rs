@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::lane::Lane;
+use crate::domain::account::{Document, StoredToken};
 use crate::domain::identity::{AccountId, ServiceUrl};
 use crate::domain::outcome::{Outcome, Trigger};
 use crate::domain::run::RunId;
@@ -67,6 +68,26 @@ pub struct NewJob {
     pub run: Option<RunId>,
     /// Whether somebody will ask how it ended: kept for a day, for the last 10,000 jobs.
     pub watched: bool,
+}
+
+impl NewJob {
+    /// A job for the account of a document, about the token that it holds. Whoever asks by name
+    /// (the manual lane) will ask how it ended, too.
+    pub fn of(document: &Document, trigger: Trigger, lane: Lane) -> Self {
+        let generation = match &document.token {
+            StoredToken::Token(token) => Some(token.jti().to_owned()),
+            StoredToken::Null | StoredToken::Unreadable => None,
+        };
+        Self {
+            account: document.id,
+            lane,
+            service: document.kept.service.clone(),
+            generation,
+            trigger,
+            run: None,
+            watched: lane == Lane::Manual,
+        }
+    }
 }
 
 /// What became of a [`NewJob`].

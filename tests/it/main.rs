@@ -5,11 +5,15 @@ mod bluesky;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod deploy;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
 mod lifecycle;
+#[cfg(test)]
+mod link;
 #[cfg(test)]
 mod pds;
 #[cfg(test)]

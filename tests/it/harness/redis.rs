@@ -16,13 +16,20 @@ pub(crate) struct RedisServer {
     child: Child,
     port: u16,
     dir: TempDir,
+    /// Lines of its configuration file. One of `sentinel …` makes it a sentinel.
+    settings: Vec<String>,
 }
 
 impl RedisServer {
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    pub(crate) async fn start_with(settings: &[&str]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let dir = tempfile::tempdir().unwrap();
-        let server = Self { child: launch(port, &dir), port, dir };
+        let settings: Vec<_> = settings.iter().map(|&it| it.to_owned()).collect();
+        let server = Self { child: launch(port, &dir, &settings), port, dir, settings };
         server.ready().await;
         server
     }
@@ -47,16 +54,19 @@ impl RedisServer {
         self.child.wait().unwrap();
     }
 
-    /// Starts the killed server on the same port, empty.
+    /// Starts the killed server on the same port, with what it had kept on disk: nothing, unless
+    /// its settings say so.
     pub(crate) async fn restart(&mut self) {
-        self.child = launch(self.port, &self.dir);
+        self.child = launch(self.port, &self.dir, &self.settings);
         self.ready().await;
     }
 
     async fn ready(&self) {
         let link = self.link();
         eventually("redis-server answers", Duration::from_secs(10), async || {
-            link.query::<String>(&redis::cmd("PING")).await.is_ok()
+            // A server that asks for a password is there, too.
+            let pong = link.query::<String>(&redis::cmd("PING")).await;
+            pong.map_or_else(|error| error.code() == Some("NOAUTH"), |_| true)
         })
         .await;
     }
@@ -69,12 +79,15 @@ impl Drop for RedisServer {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the tests' own setting, not the daemon's")]
-fn launch(port: u16, dir: &TempDir) -> Child {
+fn launch(port: u16, dir: &TempDir, settings: &[String]) -> Child {
     let program = std::env::var("REFRESHD_REDIS_SERVER").unwrap_or_else(|_| "redis-server".into());
+    let config = dir.path().join("redis.conf");
+    let ours = format!("port {port}\nbind 127.0.0.1\nsave \"\"\ndir {}\n", dir.path().display());
+    std::fs::write(&config, ours + &settings.join("\n")).unwrap();
+    let sentinel = settings.iter().any(|it| it.starts_with("sentinel "));
     Command::new(&program)
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-        .args(["--appendonly", "no", "--dir"])
-        .arg(dir.path())
+        .arg(&config)
+        .args(sentinel.then_some("--sentinel"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -70,9 +70,10 @@ async fn a_redis_that_wants_another_password_is_told_as_such() {
     let mut require = redis::cmd("CONFIG");
     require.arg("SET").arg("requirepass").arg("open-sesame");
 
-    let mut rows = vec![(needless.clone(), "unset both if this Redis has no password", false)];
+    let mut rows =
+        vec![(needless.clone(), "REDIS_PASSWORD, and unset them if it asks for none", false)];
     rows.push((settings(redis.port(), &uri, &[quick]), "set REDIS_PASSWORD", true));
-    rows.push((needless, "refuses the password: check REDIS_PASSWORD", true));
+    rows.push((needless, "refuses the login: check REDIS_USERNAME and REDIS_PASSWORD", true));
     for (settings, advice, is_locked) in rows {
         if is_locked {
             // Again is harmless: who has logged in stays so.

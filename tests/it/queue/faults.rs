@@ -195,7 +195,7 @@ async fn a_full_redis_refuses_new_jobs_and_nothing_else() {
 
     limit(1).await;
     let full = queue.enqueue(&[job(2, Lane::Due)]).await.unwrap_err();
-    assert!(full.to_string().contains("memory"), "{full}");
+    assert!(full.to_string().contains("is full"), "{full}");
     gate.permits.add_permits(1);
     emptied(&queue).await;
     assert!(matches!(queue.status(&id).await.unwrap(), Some(JobStatus::Done { .. })));
@@ -207,5 +207,29 @@ async fn a_full_redis_refuses_new_jobs_and_nothing_else() {
     assert_eq!(number(next(&mut started).await.account), 2);
     gate.permits.add_permits(1);
     emptied(&queue).await;
+    worker.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_with_its_data_loses_nothing_and_repeats_nothing() {
+    let mut server = RedisServer::start_with(&["appendonly yes", "appendfsync always"]).await;
+    let queue = queue(&server, "a", 1);
+    let (gate, mut started) = Gate::new();
+    let worker = Worker::start(&queue, gate.handler());
+    let ids = queue.enqueue(&watched(0..3)).await.unwrap();
+    assert_eq!(next(&mut started).await.id, ids[0].id);
+    server.kill();
+    gate.permits.add_permits(1);
+    server.restart().await;
+    for id in &ids[1..] {
+        assert_eq!(next(&mut started).await.id, id.id);
+        gate.permits.add_permits(1);
+    }
+    emptied(&queue).await;
+    for id in ids {
+        assert!(matches!(queue.status(&id.id).await.unwrap(), Some(JobStatus::Done { .. })));
+    }
+    assert!(started.try_recv().is_err());
+    assert_eq!(queue.metered().await.unwrap(), BTreeMap::new());
     worker.drain().await;
 }

@@ -117,8 +117,20 @@ async fn an_account_has_one_job() {
     assert_eq!(again.how, Added::New);
     assert_ne!(again.id, first.id);
     queue.end_run(&run).await.unwrap();
+    next(&mut started).await;
+
+    let bulk = one(&queue, job(2, Lane::Bulk)).await;
+    assert_eq!(next(&mut started).await.id, bulk.id);
+    let click = one(&queue, job(2, Lane::Manual)).await;
+    assert_eq!(
+        (click.id, click.how),
+        (bulk.id, Added::Joined),
+        "it runs: there is nothing to move"
+    );
+    assert!(started.try_recv().is_err());
     assert_eq!(queue.run_tally(&run).await.unwrap(), None);
-    gate.permits.add_permits(1);
+    gate.permits.add_permits(2);
+    emptied(&queue).await;
     worker.drain().await;
 }
 
@@ -132,6 +144,11 @@ async fn a_click_never_waits_behind_the_bulk() {
     for _ in 0..14 {
         assert_eq!(next(&mut started).await.lane, Lane::Bulk);
     }
+    // The reserve is idle, and the next bulk job does not wait for it, nor for news.
+    let begun = Instant::now();
+    gate.permits.add_permits(1);
+    assert_eq!(next(&mut started).await.lane, Lane::Bulk);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     // The lower lanes have all that they may have, and none of theirs ends: the reserve serves
     // a new account and one that waits far behind.
     for click in [30_000, 15_000] {

@@ -4,6 +4,9 @@
 //! does it and reports back. So every interleaving, crash and lost reply is a test without a
 //! network, and the order of effects can be read off in one place.
 
+#[cfg(test)]
+mod simulation;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -41,8 +44,8 @@ pub struct Save {
     pub expected: Expected,
     /// What is set if it does.
     pub change: Change,
-    /// Writes of this attempt that already found the document changed. From the second on, the
-    /// shell waits a little first.
+    /// Writes of this pair or note that already found the document changed. From the second on,
+    /// the shell waits a little first.
     pub misses: u32,
 }
 
@@ -155,7 +158,7 @@ impl<'a> Attempt<'a> {
             Event::Granted => self.call(),
             Event::Denied(wait) => self.answered(Answer::RateLimited(Some(wait)), now, draw),
             Event::Answered(answer) => self.answered(answer, now, draw),
-            Event::Saved => self.saved(),
+            Event::Saved => self.finish(),
             Event::Missed(document) => self.missed(document, now),
         }
     }
@@ -168,7 +171,8 @@ impl<'a> Attempt<'a> {
         self.report.handle.clone_from(&document.handle);
         self.report.attempt = document.kept.failures.saturating_add(1);
         if !document.status.is_ours() {
-            return self.superseded("the account was disconnected by its owner");
+            let why = "the account is disconnected: its status is not the daemon's to change";
+            return self.superseded(why);
         }
         let expected = Expected::of(&document);
         let account = match document.account {
@@ -248,20 +252,18 @@ impl<'a> Attempt<'a> {
         Action::Save(Box::new(save))
     }
 
-    fn saved(&mut self) -> Action {
-        self.finish()
-    }
-
     fn missed(&mut self, document: Option<Document>, now: DateTime<Utc>) -> Action {
         let Some(save) = self.saving.take() else { return self.finish() };
-        let used = save.expected.token.clone();
-        match (&save.change.rotation, used, &self.account) {
-            (Some(rotation), Some(_), Some(account)) => {
+        match (&save.change.rotation, &self.account) {
+            (Some(rotation), Some(account)) => {
                 let answered = &rotation.pair.refresh;
                 let stored = document.as_ref().map(|document| &document.token);
                 match settle(&account.refresh, answered, stored) {
                     Settlement::Stored => self.finish(),
-                    Settlement::WriteAgain => self.write_again(save, document.as_ref()),
+                    Settlement::WriteAgain => {
+                        self.report.outcome = Outcome::Refreshed;
+                        self.write_again(save, document.as_ref())
+                    }
                     Settlement::ReplaceCopy => {
                         self.report.outcome = Outcome::Superseded;
                         self.write_again(save, document.as_ref())
@@ -275,7 +277,9 @@ impl<'a> Attempt<'a> {
 
     fn write_again(&mut self, save: Save, document: Option<&Document>) -> Action {
         match document.and_then(Expected::of) {
-            Some(expected) => self.write(Save { expected, misses: save.misses + 1, ..save }),
+            Some(expected) => {
+                self.write(Save { expected, misses: save.misses.saturating_add(1), ..save })
+            }
             None => self.superseded("the account was disconnected by its owner"),
         }
     }
@@ -285,6 +289,7 @@ impl<'a> Attempt<'a> {
     fn missed_note(&mut self, change: &Change, document: Option<Document>) -> Action {
         let ours = document.is_some_and(|document| {
             document.kept.judged_jti == change.note.judged_jti
+                && document.kept.attempted_at == Some(change.note.at)
                 && document.kept.next_attempt_at == change.note.next_attempt_at
         });
         if ours || self.report.outcome == Outcome::Superseded {

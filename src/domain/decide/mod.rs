@@ -1,13 +1,16 @@
 //! The failure policy, in one place: what an answer about an account makes us write, and when
 //! the account is tried again (contract.md, "MongoDB document").
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::account::{Account, Status, Unusable};
 use super::answer::{Answer, Session};
-use super::backoff;
+use super::backoff::{self, LONGEST_WAIT};
 use super::identity::{Handle, ServiceUrl};
 use super::outcome::Outcome;
 use super::session::Pair;
@@ -27,7 +30,7 @@ pub struct Change {
     pub rotation: Option<Rotation>,
     /// The new status, when it is to change without a pair.
     pub verdict: Option<Verdict>,
-    /// The bookkeeping; `None` leaves it as it is.
+    /// The bookkeeping.
     pub note: Note,
 }
 
@@ -113,7 +116,7 @@ pub fn decide(
             case.trouble(Outcome::TakenDown, message(Outcome::TakenDown).to_owned())
         }
         Answer::RateLimited(wait) => case.rate_limited(wait),
-        Answer::Unreachable(why) => case.unreachable(why),
+        Answer::Unreachable(why) => case.silence(Outcome::Unreachable, why),
     }
 }
 
@@ -175,7 +178,7 @@ impl Case<'_> {
             service: Some(self.service.clone()),
             outcome,
             failures,
-            next_attempt_at: wait.map(|wait| self.now + wait),
+            next_attempt_at: wait.map(|wait| self.after(wait)),
             judged_jti: Some(jti.to_owned()),
             heard_at: self.heard_at(),
             last_error: Some(error),
@@ -187,9 +190,32 @@ impl Case<'_> {
     /// When a permanent answer about the stored token was first heard. A moment that is still to
     /// come was written by a clock that was wrong, and counts as now.
     fn heard_at(&self) -> Option<DateTime<Utc>> {
+        self.account.kept.heard_at.filter(|_| self.is_same_token()).map(|at| at.min(self.now))
+    }
+
+    /// Whether the bookkeeping is about the token that is stored now.
+    fn is_same_token(&self) -> bool {
+        self.account.kept.judged_jti.as_deref() == Some(self.account.refresh.jti())
+    }
+
+    /// How many attempts the ladder of the account's status has seen, before this one.
+    ///
+    /// An account in `error` whose last attempt met silence stands at the foot of its ladder: the
+    /// count may be of quick retries from before the application marked it, and a day's pause
+    /// after a short outage would cost the session.
+    fn count(&self) -> u32 {
         let kept = &self.account.kept;
-        let same_token = kept.judged_jti.as_deref() == Some(self.account.refresh.jti());
-        kept.heard_at.filter(|_| same_token).map(|at| at.min(self.now))
+        let quick =
+            self.account.status == Status::Error && kept.outcome == Some(Outcome::Unreachable);
+        if self.is_same_token() && !quick { kept.failures } else { 0 }
+    }
+
+    /// The moment `wait` from now, a day away at most, and to the millisecond: what MongoDB keeps,
+    /// so that a note that is read back is known for ours.
+    fn after(&self, wait: Duration) -> DateTime<Utc> {
+        let millis = wait.min(LONGEST_WAIT).as_millis();
+        let wait = i64::try_from(millis).ok().and_then(TimeDelta::try_milliseconds);
+        wait.and_then(|wait| self.now.checked_add_signed(wait)).unwrap_or(self.now)
     }
 
     fn rotated(&self, session: Session) -> Decision {
@@ -214,17 +240,18 @@ impl Case<'_> {
 
     fn permanent(&self, outcome: Outcome) -> Decision {
         let kept_alive = self.account.kept.refreshed_at.is_some();
-        let marked = matches!(self.account.status, Status::Revoked | Status::Expired);
+        // Where the document says so already, believing changes no status.
+        let marked = matches!(self.account.status, Status::Revoked | Status::Expired)
+            && matches!(outcome, Outcome::Revoked | Outcome::Expired);
         let first = self.heard_at();
-        let confirmed = first.is_some_and(|at| at + self.policy.confirm_after <= self.now);
-        if !kept_alive || marked || confirmed || self.policy.confirm_after.is_zero() {
+        let since = first.and_then(|at| (self.now - at).to_std().ok()).unwrap_or_default();
+        let left = self.policy.confirm_after.saturating_sub(since);
+        if !kept_alive || marked || left.is_zero() {
             return self.believed(outcome);
         }
-        let heard_at = first.unwrap_or(self.now);
-        let mut note =
-            self.stays(outcome, self.account.kept.failures + 1, None, message(outcome).to_owned());
-        note.heard_at = Some(heard_at);
-        note.next_attempt_at = Some(heard_at + self.policy.confirm_after);
+        let failures = self.count().saturating_add(1);
+        let mut note = self.stays(outcome, failures, Some(left), message(outcome).to_owned());
+        note.heard_at = Some(first.unwrap_or(self.now));
         Decision { held: true, ..Decision::note(note) }
     }
 
@@ -236,7 +263,7 @@ impl Case<'_> {
         };
         let marked = matches!(self.account.status, Status::Revoked | Status::Expired);
         let hearings =
-            if marked && self.heard_at().is_some() { self.account.kept.failures + 1 } else { 1 };
+            if marked && self.heard_at().is_some() { self.count().saturating_add(1) } else { 1 };
         let mut note =
             self.stays(outcome, hearings, backoff::probe(hearings), message(outcome).to_owned());
         note.heard_at = note.heard_at.or(Some(self.now));
@@ -245,8 +272,10 @@ impl Case<'_> {
 
     /// Marks the account `error`: it is tried again on the slow ladder and heals by itself.
     fn trouble(&self, outcome: Outcome, error: String) -> Decision {
-        let failures =
-            if self.account.status == Status::Error { self.account.kept.failures + 1 } else { 1 };
+        let failures = match self.account.status {
+            Status::Error => self.count().saturating_add(1),
+            _ => 1,
+        };
         let wait = backoff::error_ladder(failures, self.draw);
         let mut note = self.stays(outcome, failures, Some(wait), error);
         if outcome.is_permanent() {
@@ -255,27 +284,39 @@ impl Case<'_> {
         Decision::verdict(note, Verdict { status: Status::Error, message: message(outcome) })
     }
 
-    fn unreachable(&self, why: String) -> Decision {
-        let kept = self.account.kept.failures;
+    /// Nothing was learnt. Only an active account's count is climbed by that: a lost reply has to
+    /// be asked for again well within the server's grace, so no ladder of hours or days applies.
+    fn silence(&self, outcome: Outcome, why: String) -> Decision {
         let (failures, wait) = match self.account.status {
-            Status::Error => (kept + 1, backoff::error_ladder(kept + 1, self.draw)),
-            // The count is the place on the probes' ladder; trouble on the way does not climb it.
-            Status::Revoked | Status::Expired => (kept, backoff::error_ladder(1, self.draw)),
-            Status::Active | Status::Foreign => (kept + 1, backoff::transient(kept + 1, self.draw)),
+            // The count is the place on the probes' ladder.
+            Status::Revoked | Status::Expired => (self.count(), self.slow()),
+            Status::Error => (self.count().saturating_add(1), self.slow()),
+            Status::Active | Status::Foreign => {
+                let failures = self.count().saturating_add(1);
+                (failures, backoff::transient(failures, self.draw))
+            }
         };
-        Decision::note(self.stays(Outcome::Unreachable, failures, Some(wait), why))
+        // By our clock the token's life is over. That condemns nothing, but is no cause for haste.
+        let over = self.account.refresh.expires_at() <= self.now;
+        let wait = if over { LONGEST_WAIT } else { wait };
+        Decision::note(self.stays(outcome, failures, Some(wait), why))
     }
 
-    /// Costs no attempt: the server, or our budget for it, is busy with others.
+    fn slow(&self) -> Duration {
+        backoff::error_ladder(1, self.draw)
+    }
+
+    /// A time that was asked for costs no attempt: the server, or our budget for it, is busy with
+    /// others.
     fn rate_limited(&self, wait: Option<Duration>) -> Decision {
-        let failures = self.account.kept.failures;
-        let wait = match wait {
-            Some(asked) => asked.min(backoff::LONGEST_RETRY_AFTER),
-            None => backoff::transient(failures + 1, self.draw),
+        let Some(asked) = wait else {
+            let error = "the server refuses more calls for now, and does not say for how long";
+            return self.silence(Outcome::RateLimited, error.to_owned());
         };
+        let wait = asked.min(backoff::LONGEST_RETRY_AFTER);
         let error =
             format!("the server has no room for this account before {} s from now", wait.as_secs());
-        Decision::note(self.stays(Outcome::RateLimited, failures, Some(wait), error))
+        Decision::note(self.stays(Outcome::RateLimited, self.count(), Some(wait), error))
     }
 }
 
@@ -285,7 +326,7 @@ fn message(outcome: Outcome) -> &'static str {
         Outcome::Revoked => "Bluesky ended this session. Log in again to keep posting.",
         Outcome::Expired => "This Bluesky session has expired. Log in again to keep posting.",
         Outcome::TakenDown => {
-            "Bluesky has taken this account down. Posting goes on by itself once it is reinstated."
+            "Bluesky has taken this account down. Once it is reinstated, posting may go on by itself; if it does not, log in again."
         }
         Outcome::AccountGone => "This account no longer exists on its Bluesky server.",
         Outcome::InvalidToken => {
