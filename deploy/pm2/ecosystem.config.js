@@ -29,7 +29,7 @@ module.exports = {
       // Again after 69 (a service was unreachable at start), 75 (Redis was lost), 1 or a signal; not
       // after 64 and 78: a wrong command line or configuration stays wrong until someone mends it.
       autorestart: true,
-      // (With a restart delay PM2 7 goes on to list it as "waiting restart", though nothing waits.)
+      // (PM2 7 then lists it as "waiting restart" with pid 0, though nothing waits.)
       stop_exit_codes: [64, 78],
       // After 1 s, then half as long again each time, up to 15 s; from the start after 30 s alive.
       exp_backoff_restart_delay: 1000,
