@@ -44,8 +44,8 @@ pub(super) async fn services(config: &Config) -> anyhow::Result<Services> {
 
 /// Whether Redis answers; why not, in one sentence with its address.
 pub(super) async fn redis(services: &Services) -> Result<(), String> {
-    match timeout(PATIENCE, services.link.query::<String>(&redis::cmd("PING"))).await {
-        Ok(Ok(_pong)) => Ok(()),
+    match timeout(PATIENCE, services.link.ping()).await {
+        Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(services.link.explain(&error)),
         Err(_elapsed) => Err(format!("redis at {} does not answer", services.link.place())),
     }

@@ -110,6 +110,12 @@ impl Link {
         self.0.health.subscribe()
     }
 
+    /// Asks Redis for a sign of life.
+    pub async fn ping(&self) -> Result<(), RedisError> {
+        let _pong: String = self.query(&redis::cmd("PING")).await?;
+        Ok(())
+    }
+
     /// Sends one command over the shared connection.
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
         let shared = self.shared().await?;
@@ -197,8 +203,7 @@ impl Link {
         loop {
             let mut wait = PING_FIRST;
             while *health.borrow_and_update() != Health::Up {
-                let pong: Result<String, _> = self.query(&redis::cmd("PING")).await;
-                if pong.is_ok() {
+                if self.ping().await.is_ok() {
                     break;
                 }
                 sleep(wait.mul_f64(rand::random_range(0.5..=1.0))).await;

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod bluesky;
 #[cfg(test)]
+mod budget;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod deploy;
