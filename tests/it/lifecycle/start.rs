@@ -29,18 +29,21 @@ async fn services_that_do_not_come_are_named_and_the_start_gives_up() {
         let uri = format!("mongodb://127.0.0.1:{mongo}/{options}");
         let mut daemon = Daemon::spawn(&settings(redis, &uri, &[("STARTUP_TIMEOUT", "2s")]));
         assert_eq!(exit(&mut daemon).await, Some(69), "{}", daemon.log().text());
-        for (service, place, reason) in
-            [("Redis", &at_redis, "refused"), ("MongoDB", &at_mongo, reason)]
-        {
-            for (level, words) in [("WARN", "waiting for"), ("ERROR", "cannot be used")] {
-                let found = daemon.log().matching(|line| {
-                    says(line, "start", &[words, service, place.as_str(), reason])
-                        && line["level"] == level
-                        && line["service"] == service
-                });
-                assert!(!found.is_empty(), "{level} of {service}:\n{}", daemon.log().text());
-            }
-        }
+        assert_told(&daemon, &["Redis", &at_redis, "refused"]);
+        assert_told(&daemon, &["MongoDB", &at_mongo, reason]);
+    }
+}
+
+/// A warning while it waits, and an error when it gives up, that say all this.
+fn assert_told(daemon: &Daemon, words: &[&str]) {
+    for (level, verb) in [("WARN", "waiting for"), ("ERROR", "cannot be used")] {
+        let found = daemon.log().matching(|line| {
+            line["level"] == level
+                && line["service"] == words[0]
+                && says(line, "start", words)
+                && says(line, "start", &[verb])
+        });
+        assert!(!found.is_empty(), "{level} of {words:?}:\n{}", daemon.log().text());
     }
 }
 
