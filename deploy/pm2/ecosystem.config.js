@@ -29,15 +29,16 @@ module.exports = {
       // Again after 69 (a service was unreachable at start), 75 (Redis was lost), 1 or a signal; not
       // after 64 and 78: a wrong command line or configuration stays wrong until someone mends it.
       autorestart: true,
-      // (With a restart delay PM2 7 goes on to list it as "waiting restart", though nothing waits.)
+      // (PM2 7 then lists it as "waiting restart" with pid 0, though nothing waits.)
       stop_exit_codes: [64, 78],
       // After 1 s, then half as long again each time, up to 15 s; from the start after 30 s alive.
       exp_backoff_restart_delay: 1000,
       // PM2 would give up after 16 starts within 16 s that lived less than a second each.
       max_restarts: Number.MAX_SAFE_INTEGER,
 
-      // Longer than SHUTDOWN_TIMEOUT (30 s); PM2's own default is 1.6 s. Raise this with that.
-      kill_timeout: 45000,
+      // Longer than SHUTDOWN_TIMEOUT (30 s) and its last words; PM2's own default is 1.6 s. Raise
+      // this with that.
+      kill_timeout: 60000,
 
       // All log lines come on standard error, each with its time.
       error_file: path.join(logs, 'refreshd.log'),

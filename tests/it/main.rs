@@ -7,6 +7,8 @@ mod budget;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod deploy;
+#[cfg(test)]
 mod documents;
 #[cfg(test)]
 mod harness;
@@ -14,6 +16,8 @@ mod harness;
 mod http;
 #[cfg(test)]
 mod instances;
+#[cfg(test)]
+mod lifecycle;
 #[cfg(test)]
 mod link;
 #[cfg(test)]

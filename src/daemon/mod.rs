@@ -1,12 +1,14 @@
 //! The composition root: builds the parts, waits for what they need, supervises, drains.
 
+mod start;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,11 +24,11 @@ use crate::planner::{self, Planner};
 use crate::queue::{Drained, Keys, Queue};
 use crate::refresh::Refresher;
 use crate::scheduler::Scheduler;
-use crate::store::{Store, StoreConfig, StoreError};
+use crate::store::{Store, StoreConfig};
 use crate::worker;
 
-/// While the start waits for a service, it says so this often.
-const SAY_EVERY: Duration = Duration::from_secs(5);
+/// How long what is still open after the drain may take.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The services of one configuration, connected on demand: what the daemon and the other
 /// subcommands have in common.
@@ -50,7 +52,7 @@ impl Services {
         let link = Link::new(config.redis.target.clone())?;
         let store = Store::connect(&StoreConfig {
             uri: config.mongo.uri.clone(),
-            database: Some(config.mongo.database.clone()),
+            database: config.mongo.database.clone(),
             collection: config.mongo.collection.clone(),
         })
         .await?;
@@ -80,71 +82,28 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
     for note in &config.notes {
         tracing::warn!(event = "config", "{note}");
     }
-    let services = Services::new(&config).await?;
-    let stop = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    tasks.spawn(services.link.clone().keep(stop.clone()));
-    tasks.spawn(lifecycle::watchdog(stop.clone()));
-
-    let exit = tokio::select! {
-        started = start_up(&services, config.life.startup) => match started {
-            Ok(()) => work(&config, services, &mut signals, (&tasks, &stop)).await,
-            Err(exit) => Ok(exit),
+    let life = Life::default();
+    life.tasks.spawn(lifecycle::watchdog(life.end.clone()));
+    tokio::select! {
+        prepared = start::prepare(&config, &life) => match prepared? {
+            Some(services) => work(&config, services, &mut signals, &life).await,
+            None => Ok(Exit::Unavailable),
         },
         name = signals.next() => {
             tracing::info!(event = "stop", signal = name, "{name} before the start was done");
             Ok(Exit::Fine)
         }
-    };
-    stop.cancel();
-    tasks.close();
-    let _late = timeout(SAY_EVERY, tasks.wait()).await;
-    exit
-}
-
-/// Waits for Redis and MongoDB, and says what it waits for.
-async fn start_up(services: &Services, patience: Duration) -> Result<(), Exit> {
-    let deadline = Instant::now() + patience;
-    let redis = wait_for("Redis", services.link.place(), deadline, async || {
-        services.link.server_info().await.map(drop).map_err(|error| services.link.explain(&error))
-    });
-    let mongo = wait_for("MongoDB", services.mongo.clone(), deadline, async || {
-        services.store.ping().await.map_err(|error| error.to_string())
-    });
-    let (redis, mongo) = tokio::join!(redis, mongo);
-    if redis && mongo { Ok(()) } else { Err(Exit::Unavailable) }
-}
-
-async fn wait_for(
-    what: &str,
-    place: String,
-    deadline: Instant,
-    usable: impl AsyncFn() -> Result<(), String>,
-) -> bool {
-    let mut said = None;
-    let mut pause = Duration::from_millis(50);
-    loop {
-        let tried = tokio::time::timeout_at(deadline, usable()).await;
-        let why = match tried {
-            Ok(Ok(())) => return true,
-            Ok(Err(why)) => why,
-            Err(_elapsed) => "it does not answer".to_owned(),
-        };
-        if Instant::now() + pause >= deadline {
-            tracing::error!(
-                event = "start",
-                service = what,
-                "{what} at {place} cannot be used: {why}"
-            );
-            return false;
-        }
-        if said.is_none_or(|at: Instant| at.elapsed() >= SAY_EVERY) {
-            tracing::warn!(event = "start", service = what, "waiting for {what} at {place}: {why}");
-            said = Some(Instant::now());
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(1));
     }
+}
+
+/// The daemon's tasks, and what ends them.
+#[derive(Debug, Default)]
+struct Life {
+    tasks: TaskTracker,
+    /// The drain begins: nothing new is started.
+    stop: CancellationToken,
+    /// The drain is over: what it needed too ends.
+    end: CancellationToken,
 }
 
 /// The daemon at work: from ready until it is asked, or forced, to stop.
@@ -152,33 +111,22 @@ async fn work(
     config: &Config,
     services: Services,
     signals: &mut Signals,
-    (tasks, stop): (&TaskTracker, &CancellationToken),
+    life: &Life,
 ) -> anyhow::Result<Exit> {
-    look_around(&services).await;
     let clock = Clock::system();
-    let admin = admin(config, &services, &clock, (tasks, stop)).await?;
+    let admin = admin(config, &services, &clock, life).await?;
     let budget = Arc::new(Budget::new(
         services.link.clone(),
         services.keys.prefix(),
         &config.pds.egress_id,
         config.pds.per_second,
     ));
-    let routing = config.pds.routing();
-    plan(config, &services, (&budget, &clock), (tasks, stop));
-
-    let pds = pds::Client::new(&pds::ClientConfig {
-        timeout: config.pds.timeout,
-        routing_home: config.pds.home.clone(),
-        allow_private: config.pds.allow_private,
-        max_idle_per_host: config.workers,
-    })?;
-    let policy = Policy { confirm_after: config.pds.confirm_after };
-    let refresher =
-        Arc::new(Refresher::new(services.store.clone(), pds, budget, (routing, policy), clock));
+    plan(config, &services, (&budget, &clock), life);
+    let refresher = Arc::new(refresher(config, &services, budget, clock)?);
     let handler = move |job| worker::work(Arc::clone(&refresher), job);
     let queue = services.queue.clone();
-    let drain = stop.child_token();
-    let mut workers = std::pin::pin!(queue.run(handler, tasks, drain, config.life.shutdown));
+    let (drain, grace) = (life.stop.child_token(), config.life.shutdown);
+    let mut workers = std::pin::pin!(queue.run(handler, &life.tasks, drain, grace));
 
     lifecycle::ready();
     tracing::info!(event = "ready", admin = admin.map(tracing::field::display), "ready");
@@ -194,14 +142,39 @@ async fn work(
         }
     };
     lifecycle::stopping();
-    stop.cancel();
+    life.stop.cancel();
+    let drained = async {
+        let drained = workers.await?;
+        life.end.cancel();
+        life.tasks.close();
+        // Requests to the admin API that are still open, and a last write.
+        let _late = timeout(LAST_WORDS, life.tasks.wait()).await;
+        Ok(stopped(exit, drained))
+    };
     tokio::select! {
-        drained = workers => Ok(stopped(exit, drained?)),
+        exit = drained => exit,
         name = signals.next() => {
             tracing::warn!(event = "stop", signal = name, "{name} again: stopping at once");
             Ok(Exit::Failed)
         }
     }
+}
+
+fn refresher(
+    config: &Config,
+    services: &Services,
+    budget: Arc<Budget>,
+    clock: Clock,
+) -> anyhow::Result<Refresher> {
+    let pds = pds::Client::new(&pds::ClientConfig {
+        timeout: config.pds.timeout,
+        routing_home: config.pds.home.clone(),
+        allow_private: config.pds.allow_private,
+        max_idle_per_host: config.workers,
+    })?;
+    let policy = Policy { confirm_after: config.pds.confirm_after };
+    let routing = config.pds.routing();
+    Ok(Refresher::new(services.store.clone(), pds, budget, (routing, policy), clock))
 }
 
 fn stopped(exit: Exit, drained: Drained) -> Exit {
@@ -223,46 +196,11 @@ fn stopped(exit: Exit, drained: Drained) -> Exit {
     if exit == Exit::Fine { Exit::Failed } else { exit }
 }
 
-/// What is worth knowing before the work begins; nothing here stops it.
-async fn look_around(services: &Services) {
-    if services.store.database_was_guessed() {
-        tracing::warn!(
-            event = "config",
-            "MONGODB_URI names no database and MONGO_DB is not set: using \"test\", as mongoose does"
-        );
-    }
-    match services.store.ensure_indexes().await {
-        Ok(_report) => {}
-        Err(StoreError::NotAllowed { .. }) => tracing::warn!(
-            event = "indexes",
-            "this MongoDB user may not create indexes; without them every run reads the whole collection: \
-             create them as an administrator (README, \"Indexes\")"
-        ),
-        Err(error) => tracing::warn!(event = "indexes", %error, "the indexes could not be created"),
-    }
-    if let Ok(info) = services.link.server_info().await {
-        if !info.is_new_enough() {
-            tracing::warn!(
-                event = "config",
-                version = info.version,
-                "Redis 6.2 or newer is needed"
-            );
-        }
-        if info.maxmemory_policy != "noeviction" {
-            tracing::warn!(
-                event = "config",
-                policy = info.maxmemory_policy,
-                "Redis may evict jobs: set maxmemory-policy to noeviction"
-            );
-        }
-    }
-}
-
 async fn admin(
     config: &Config,
     services: &Services,
     clock: &Clock,
-    (tasks, stop): (&TaskTracker, &CancellationToken),
+    life: &Life,
 ) -> anyhow::Result<Option<SocketAddr>> {
     let Some(address) = config.admin.listen else { return Ok(None) };
     let listener = TcpListener::bind(address).await.with_context(|| {
@@ -279,7 +217,7 @@ async fn admin(
         clock: clock.clone(),
         token: config.admin.token.clone(),
     };
-    tasks.spawn(http::serve(listener, http::router(api), stop.clone()));
+    life.tasks.spawn(http::serve(listener, http::router(api), life.stop.clone()));
     Ok(Some(bound))
 }
 
@@ -287,7 +225,7 @@ fn plan(
     config: &Config,
     services: &Services,
     (budget, clock): (&Arc<Budget>, &Clock),
-    (tasks, stop): (&TaskTracker, &CancellationToken),
+    life: &Life,
 ) {
     let parts = planner::Parts {
         store: services.store.clone(),
@@ -296,7 +234,7 @@ fn plan(
         routing: config.pds.routing(),
         clock: clock.clone(),
     };
-    tasks.spawn(Planner::new(parts, config.pds.per_second).run(stop.clone()));
+    life.tasks.spawn(Planner::new(parts, config.pds.per_second).run(life.stop.clone()));
     if let Some(cron) = &config.schedule.cron {
         let scheduler = Scheduler {
             store: services.store.clone(),
@@ -305,7 +243,7 @@ fn plan(
             limit: config.schedule.limit.unwrap_or(0),
             clock: clock.clone(),
         };
-        tasks.spawn(scheduler.run(stop.clone()));
+        life.tasks.spawn(scheduler.run(life.stop.clone()));
     }
 }
 
