@@ -171,7 +171,7 @@ async fn prove() -> ExitCode {
     let run = daemon.refresh_all().await;
     println!(
         "demo: {} is done; asking the PDS whether the stored access tokens work …\n",
-        run["id"]
+        run["id"].as_str().unwrap_or_default()
     );
 
     let mut table = Table::new();

@@ -57,55 +57,80 @@ const MACHINES: &[&str] = &["/work/", "/home/", "/root/", "/Users/", "/tmp/wt"];
 /// The most lines that a file may have.
 const MOST_LINES: usize = 500;
 
+/// A broken rule, and the line that breaks it.
+type Broken = (usize, String);
+
 /// Checks one file. `path` is below `src`, with slashes.
 fn check(path: &str, text: &str) -> Vec<String> {
-    let mut broken = Vec::new();
-    let mut at = |line: usize, rule: String| broken.push(format!("src/{path}:{line}: {rule}"));
-    if !text.starts_with("//! ") {
-        at(1, "a file opens with a `//!` line that says what it is for".to_owned());
-    }
-    if text.lines().count() > MOST_LINES {
-        at(MOST_LINES + 1, format!("a file has at most {MOST_LINES} lines: split it"));
-    }
     let modules = modules(path);
     let room = modules.first().copied().unwrap_or_default();
-    let row = ROOMS.iter().find(|(name, _)| *name == room);
-    if row.is_none() {
-        at(1, format!("`{room}` has no row in ROOMS of tests/tidy.rs: say what it may import"));
-    }
-    if let Some(name) = modules.iter().find(|name| NO_NAMES.contains(name)) {
-        at(1, format!("`{name}` is no name for a module: say what it is for"));
-    }
     let code = without_comments(text);
-    for (offset, name) in imports(&code, modules.len()) {
-        let may = row.map_or(ANY, |(_, may)| *may);
-        let known = ROOMS.iter().any(|(room, _)| *room == name);
-        if known && name != room && may != ANY && !may.contains(&name) {
-            at(line(&code, offset), format!("`{room}` may not import `{name}`, only {may:?}"));
-        }
+    let mut broken = looks(&modules, text, &code);
+    broken.extend(directions(room, modules.len(), &code));
+    broken.extend(libraries(room, &code));
+    broken.iter().map(|(line, rule)| format!("src/{path}:{line}: {rule}")).collect()
+}
+
+/// Door plate, length, names, and paths of machines.
+fn looks(modules: &[&str], text: &str, code: &str) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    if !text.starts_with("//! ") {
+        broken.push((1, "a file opens with a `//!` line that says what it is for".to_owned()));
     }
-    for (library, rooms) in LIBRARIES {
-        if code.contains(&format!("mod {library};")) {
-            // A module of the file's own.
-            continue;
-        }
-        for offset in named(&code, library).filter(|_| !rooms.contains(&room)) {
-            at(line(&code, offset), format!("`{library}` is named in {rooms:?} only"));
-        }
+    if text.lines().count() > MOST_LINES {
+        broken.push((MOST_LINES + 1, format!("a file has at most {MOST_LINES} lines: split it")));
     }
     for name in NO_NAMES {
-        for (offset, _) in code.match_indices(&format!("mod {name}")) {
-            if !continues(&code, offset + "mod ".len() + name.len()) {
-                at(line(&code, offset), format!("`{name}` is no name for a module"));
-            }
-        }
+        let module = format!("mod {name}");
+        let declared = code.match_indices(&module).map(|(at, _)| at);
+        let whole = declared.filter(|at| !continues(code, at + module.len()));
+        let own = modules.contains(name).then_some(1);
+        let rule = format!("`{name}` is no name for a module: say what it is for");
+        broken.extend(
+            own.into_iter().chain(whole.map(|at| line(code, at))).map(|at| (at, rule.clone())),
+        );
     }
     for machine in MACHINES {
-        for (offset, _) in text.match_indices(machine) {
-            if !code_before(text, offset).is_some_and(char::is_alphanumeric) {
-                at(line(text, offset), format!("`{machine}` is a path of one machine"));
-            }
+        let paths = text.match_indices(machine).map(|(at, _)| at);
+        let whole = paths.filter(|at| !code_before(text, *at).is_some_and(char::is_alphanumeric));
+        broken.extend(
+            whole.map(|at| (line(text, at), format!("`{machine}` is a path of one machine"))),
+        );
+    }
+    broken
+}
+
+/// What a room reaches for that it may not.
+fn directions(room: &str, depth: usize, code: &str) -> Vec<Broken> {
+    let Some((_, may)) = ROOMS.iter().find(|(name, _)| *name == room) else {
+        return vec![(
+            1,
+            format!("`{room}` has no row in ROOMS of tests/tidy.rs: say what it may import"),
+        )];
+    };
+    if *may == ANY {
+        return Vec::new();
+    }
+    imports(code, depth)
+        .into_iter()
+        .filter(|(_, name)| ROOMS.iter().any(|(room, _)| room == name))
+        .filter(|(_, name)| *name != room && !may.contains(name))
+        .map(|(at, name)| {
+            (line(code, at), format!("`{room}` may not import `{name}`, only {may:?}"))
+        })
+        .collect()
+}
+
+/// Libraries that are named where they may not be.
+fn libraries(room: &str, code: &str) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    for (library, rooms) in LIBRARIES {
+        // A module of the file's own may have the same name.
+        if rooms.contains(&room) || code.contains(&format!("mod {library};")) {
+            continue;
         }
+        let rule = format!("`{library}` is named in {rooms:?} only");
+        broken.extend(named(code, library).map(|at| (line(code, at), rule.clone())));
     }
     broken
 }
@@ -246,8 +271,9 @@ fn says(path: &str, code: &str, expected: Option<&str>) {
         None => assert!(broken.is_empty(), "{code}: {broken:?}"),
         Some(rule) => {
             assert_eq!(broken.len(), 1, "{code}: {broken:?}");
-            assert!(broken[0].starts_with(&format!("src/{path}:2: ")), "{broken:?}");
-            assert!(broken[0].contains(rule), "{broken:?}");
+            let place = format!("src/{path}:2: ");
+            assert!(broken.iter().all(|it| it.starts_with(&place)), "{broken:?}");
+            assert!(broken.iter().all(|it| it.contains(rule)), "{broken:?}");
         }
     }
 }
@@ -344,6 +370,6 @@ fn files_without_a_door_plate_or_an_end_are_found() {
 fn every_name_in_the_tables_is_a_room() {
     let known = |name: &&str| *name == "*" || ROOMS.iter().any(|(room, _)| room == name);
     for (room, may) in ROOMS.iter().chain(LIBRARIES) {
-        assert!(may.iter().all(|name| known(&name)), "the row of `{room}` names no room");
+        assert!(may.iter().all(|name| known(name)), "the row of `{room}` names no room");
     }
 }

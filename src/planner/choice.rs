@@ -1,7 +1,5 @@
 //! Which job a run makes of an account, if any. Pure.
 
-use chrono::{DateTime, Utc};
-
 use crate::domain::account::{Document, Status, StoredToken, Unusable};
 use crate::domain::outcome::{Outcome, Trigger};
 use crate::domain::routing::Routing;
@@ -13,6 +11,8 @@ use crate::store::Run;
 pub(super) enum Choice {
     /// Nothing: it is not the daemon's to refresh, or known to be beyond it.
     Skip,
+    /// Nothing more: it cannot be attempted, as an earlier walk of this run has told.
+    Malformed,
     /// Nothing: it was refreshed after the run's cut-off.
     Fresh,
     /// A job.
@@ -27,8 +27,14 @@ pub(super) fn choose(document: &Document, run: &Run, routing: &Routing) -> Choic
     if document.kept.refreshed_at.is_some_and(|at| at > run.cut_off) {
         return Choice::Fresh;
     }
-    if run.pass > 0 && was_tried_since(document, run.cut_off) {
-        return Choice::Skip;
+    // Later walks are for those whose jobs a wiped Redis lost.
+    if run.pass > 0 {
+        if matches!(document.account, Err(Unusable::Malformed { .. })) {
+            return Choice::Malformed;
+        }
+        if document.kept.attempted_at.is_some_and(|at| at >= run.cut_off) {
+            return Choice::Skip;
+        }
     }
     Choice::Job(Box::new(NewJob {
         run: Some(run.id.clone()),
@@ -47,22 +53,16 @@ pub(super) fn job(document: &Document, trigger: Trigger, lane: Lane, routing: &R
 }
 
 /// A dead session that has been judged and was not replaced since: it has its own probes, and
-/// wakes when its token changes or someone asks for it by name.
+/// wakes when its token changes or someone asks for it by name. One that somebody else calls dead,
+/// against our own last word, is none.
 fn is_settled(document: &Document) -> bool {
+    let kept = &document.kept;
     match (&document.token, document.status) {
         (StoredToken::Token(token), Status::Revoked | Status::Expired) => {
-            document.kept.judged_jti.as_deref() == Some(token.jti())
+            kept.judged_jti.as_deref() == Some(token.jti())
+                && kept.outcome.is_some_and(|outcome| !outcome.is_success())
         }
-        (StoredToken::Null, Status::Error) => {
-            document.kept.outcome == Some(Outcome::NoRefreshToken)
-        }
+        (StoredToken::Null, Status::Error) => kept.outcome == Some(Outcome::NoRefreshToken),
         _ => false,
     }
-}
-
-/// On a second walk over a run's accounts, to find those whose jobs a wiped Redis lost. What
-/// cannot be attempted leaves no trace in its document and was counted on the first.
-fn was_tried_since(document: &Document, cut_off: DateTime<Utc>) -> bool {
-    matches!(document.account, Err(Unusable::Malformed { .. }))
-        || document.kept.attempted_at.is_some_and(|at| at >= cut_off)
 }

@@ -34,6 +34,9 @@ const BREATH: Duration = Duration::from_millis(10);
 /// With nothing to do, runs are looked for this often, should a nudge have been lost.
 const IDLE: Duration = Duration::from_secs(5);
 
+/// How long a pass may go on after `stop`.
+const LAST_PASS: Duration = Duration::from_secs(2);
+
 /// Why a pass could not be finished. The next one begins where it stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -96,26 +99,40 @@ impl Planner {
         }
     }
 
-    /// Plans until `stop`.
+    /// Plans until `stop`. The pass that is under way then may end: what it has written is told,
+    /// too.
     pub async fn run(mut self, stop: CancellationToken) {
-        stop.run_until_cancelled(async move {
-            let mut leadership = self.parts.queue.leadership();
-            loop {
-                if leadership.wait_for(|leadership| leadership.leader).await.is_err() {
-                    return;
+        let late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST_PASS).await;
+        };
+        tokio::select! {
+            () = self.plan(&stop) => {}
+            () = late => {}
+        }
+    }
+
+    async fn plan(&mut self, stop: &CancellationToken) {
+        let mut leadership = self.parts.queue.leadership();
+        loop {
+            let leads = leadership.wait_for(|leadership| leadership.leader);
+            let Some(Ok(slots)) =
+                stop.run_until_cancelled(leads).await.map(|it| it.map(|it| it.slots))
+            else {
+                return;
+            };
+            let next = match self.pass(slots).await {
+                Ok(next) => next,
+                Err(error) => {
+                    tracing::warn!(event = "planner", %error, "planning is held up; trying again");
+                    Next::After(Duration::from_secs(1))
                 }
-                let slots = leadership.borrow().slots;
-                let next = match self.pass(slots).await {
-                    Ok(next) => next,
-                    Err(error) => {
-                        tracing::warn!(event = "planner", %error, "planning is held up; trying again");
-                        Next::After(Duration::from_secs(1))
-                    }
-                };
-                self.rest(next).await;
+            };
+            let rested = stop.run_until_cancelled(self.rest(next)).await;
+            if rested.is_none() || stop.is_cancelled() {
+                return;
             }
-        })
-        .await;
+        }
     }
 
     async fn pass(&mut self, slots: u64) -> Result<Next, PlanError> {

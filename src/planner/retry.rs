@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::choice::job;
 use super::room::Room;
 use super::{Next, Parts, PlanError};
+use crate::domain::account::Unusable;
 use crate::domain::identity::ServiceUrl;
 use crate::domain::outcome::Trigger;
 use crate::queue::Lane;
@@ -20,7 +21,7 @@ const AT_THE_LATEST: Duration = Duration::from_secs(10);
 const AT_THE_EARLIEST: Duration = Duration::from_secs(1);
 
 /// Retries read at once for one server.
-const PAGE: usize = 500;
+const PAGE: u32 = 500;
 
 /// Servers that are looked after.
 const MOST_SERVERS: u32 = 100_000;
@@ -76,15 +77,17 @@ impl Retry {
         if let Some(closed) = self.parts.budget.closed_for(service).await {
             return Ok(closed);
         }
-        let left = room.left(service.as_str()).min(PAGE);
+        let left = room.left(service.as_str());
         if left == 0 {
             return Ok(AT_THE_EARLIEST);
         }
         let now = self.parts.clock.now();
-        let limit = u32::try_from(left).unwrap_or(u32::MAX);
-        let due = self.parts.store.due(service.as_str(), now, limit).await?;
+        let due = self.parts.store.due(service.as_str(), now, PAGE).await?;
+        // A document that cannot be attempted would stay due for ever.
         let jobs: Vec<_> = due
             .iter()
+            .filter(|document| !matches!(document.account, Err(Unusable::Malformed { .. })))
+            .take(left)
             .map(|document| job(document, Trigger::Recovery, Lane::Due, &self.parts.routing))
             .collect();
         self.parts.queue.enqueue(&jobs).await?;

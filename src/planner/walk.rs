@@ -10,8 +10,9 @@ use super::room::Room;
 use super::{IDLE, Next, Parts, PlanError};
 use crate::domain::attempt::Expected;
 use crate::domain::identity::{AccountId, ServiceUrl};
+use crate::domain::outcome::Outcome;
 use crate::events;
-use crate::queue::{NewJob, RunTally};
+use crate::queue::{Added, NewJob, RunTally};
 use crate::store::{Advance, Counts, Run, RunRow, RunState};
 
 /// Accounts read at once.
@@ -46,6 +47,17 @@ struct Current {
     /// How far the stamping sweep has come, until there are rows.
     swept: Option<AccountId>,
     saved: Instant,
+    /// What a later walk has met so far.
+    met: Met,
+}
+
+/// Accounts that the tally does not count.
+#[derive(Debug, Default)]
+struct Met {
+    /// Those whose job was there already. It may be from before the tally was begun anew.
+    joined: u64,
+    /// Those that cannot be attempted, and bear no trace of it.
+    malformed: u64,
 }
 
 impl Walk {
@@ -81,7 +93,8 @@ impl Walk {
             events::run_started(&run);
         }
         let rows = self.parts.store.rows(&run.id).await?;
-        Ok(Some(Current { run, rows, swept: None, saved: Instant::now() }))
+        let met = Met::default();
+        Ok(Some(Current { run, rows, swept: None, saved: Instant::now(), met }))
     }
 
     async fn go_on(
@@ -138,14 +151,14 @@ impl Walk {
         }
         let mut next = Next::After(BETWEEN_TALLIES);
         for row in current.rows.iter_mut().filter(|row| !row.done) {
-            next = next.min(self.walk_row(&current.run, row, room).await?);
+            next = next.min(self.walk_row((&current.run, &mut current.met), row, room).await?);
         }
         Ok(next)
     }
 
     async fn walk_row(
         &self,
-        run: &Run,
+        (run, met): (&Run, &mut Met),
         row: &mut RunRow,
         room: &mut Room,
     ) -> Result<Next, PlanError> {
@@ -162,7 +175,7 @@ impl Walk {
             if left == 0 {
                 return Ok(Next::Room);
             }
-            let made = self.walk_page(run, row, left).await?;
+            let made = self.walk_page((run, met), row, left).await?;
             room.give(&row.service, made);
             if row.done {
                 room.wants(&row.service, false);
@@ -179,7 +192,12 @@ impl Walk {
 
     /// Makes at most `left` jobs of the row's next page, then moves its cursor past them. A crash
     /// in between walks the page again, and its jobs join the ones that were made.
-    async fn walk_page(&self, run: &Run, row: &mut RunRow, left: usize) -> Result<u64, PlanError> {
+    async fn walk_page(
+        &self,
+        (run, met): (&Run, &mut Met),
+        row: &mut RunRow,
+        left: usize,
+    ) -> Result<u64, PlanError> {
         let store = &self.parts.store;
         let page = if row.service == NO_SERVER {
             store.unstamped(row.cursor, PAGE).await?
@@ -194,13 +212,16 @@ impl Walk {
             }
             match choose(document, run, &self.parts.routing) {
                 Choice::Skip => {}
+                Choice::Malformed => met.malformed += 1,
                 Choice::Fresh => fresh += 1,
                 Choice::Job(job) => jobs.push(*job),
             }
             cursor = Some(document.id);
             consumed += 1;
         }
-        self.parts.queue.enqueue(&jobs).await?;
+        let added = self.parts.queue.enqueue(&jobs).await?;
+        let joined = added.iter().filter(|job| job.how != Added::New).count();
+        met.joined += u64::try_from(joined).unwrap_or(u64::MAX);
         let made = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
         let done = consumed == page.len() && is_last(&page);
         let service = row.service.as_str();
@@ -225,13 +246,15 @@ impl Walk {
         let made: u64 = current.rows.iter().map(|row| row.jobs).sum();
         let ended: u64 = tally.iter().flat_map(|tally| tally.outcomes.values()).sum();
         let complete = if current.run.pass == 0 { ended >= made } else { made == 0 };
-        if !complete && current.run.pass < MOST_PASSES {
+        // Jobs that are still there are waited for, however long that takes.
+        let waits = current.run.pass > 0 && current.met.joined > 0;
+        if !complete && (waits || current.run.pass < MOST_PASSES) {
             return self.walk_again(current).await;
         }
         if current.run.pass == 0 {
             current.run.counts = counts(&current.rows, tally.unwrap_or_default());
         } else {
-            current.run.counts.outcomes = self.parts.store.recount(current.run.cut_off).await?;
+            self.recount(&mut current).await?;
         }
         let now = self.parts.clock.now();
         current.run.ended_at = Some(now);
@@ -243,17 +266,30 @@ impl Walk {
         Ok((Next::Now, None))
     }
 
+    /// The totals as the accounts themselves tell them.
+    async fn recount(&self, current: &mut Current) -> Result<(), PlanError> {
+        let mut outcomes = self.parts.store.recount(current.run.cut_off).await?;
+        if current.met.malformed > 0 {
+            outcomes.insert(Outcome::Malformed, current.met.malformed);
+        }
+        current.run.counts.jobs = outcomes.values().sum();
+        current.run.counts.outcomes = outcomes;
+        Ok(())
+    }
+
     /// Redis lost some of the run's jobs: the accounts themselves tell which were not tried.
     async fn walk_again(&self, current: Current) -> Result<(Next, Option<Current>), PlanError> {
-        tracing::info!(
-            event = "run_again",
-            run = %current.run.id,
-            "Redis lost jobs of refresh-all {}; looking for accounts that were not tried",
-            current.run.id
-        );
+        if current.run.pass == 0 {
+            tracing::info!(
+                event = "run_again",
+                run = %current.run.id,
+                "Redis lost jobs of refresh-all {}; looking for accounts that were not tried",
+                current.run.id
+            );
+        }
         self.parts.queue.begin_run(&current.run.id).await?;
         self.parts.store.walk_again(&current.run.id, &current.run.counts).await?;
-        Ok((Next::Now, None))
+        Ok((Next::After(BETWEEN_WALKS), None))
     }
 
     async fn save_counts(&self, current: &mut Current, tally: RunTally) -> Result<(), PlanError> {
@@ -268,6 +304,9 @@ impl Walk {
 
 /// How often the end of a run's last jobs is looked for.
 const BETWEEN_TALLIES: Duration = Duration::from_millis(200);
+
+/// How long the jobs that were still there have before they are looked for again.
+const BETWEEN_WALKS: Duration = Duration::from_secs(1);
 
 /// How many runs are kept for the admin API.
 const KEPT_RUNS: u32 = 200;

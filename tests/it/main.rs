@@ -9,9 +9,13 @@ mod cli;
 #[cfg(test)]
 mod deploy;
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod http;
+#[cfg(test)]
+mod instances;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
@@ -21,7 +25,17 @@ mod pds;
 #[cfg(test)]
 mod queue;
 #[cfg(test)]
+mod runs;
+#[cfg(test)]
+mod servers;
+#[cfg(test)]
 mod store;
+#[cfg(test)]
+mod ticks;
+#[cfg(test)]
+mod wipes;
+#[cfg(test)]
+mod writers;
 
 /// The program under test.
 #[cfg(test)]

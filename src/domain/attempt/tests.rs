@@ -59,6 +59,7 @@ fn document(stored: StoredToken, status: &str) -> Document {
     Document { id, did: Some(DID.to_owned()), handle, status, kept, token: stored, account }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the form in which it is always needed")]
 fn holding(token: RefreshJwt, status: &str) -> Option<Document> {
     Some(document(StoredToken::Token(token), status))
 }

@@ -17,6 +17,7 @@ fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(seconds, 0).unwrap()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the form in which it is always needed")]
 fn ago(seconds: i64) -> Option<DateTime<Utc>> {
     Some(at(NOW - seconds))
 }
@@ -101,7 +102,7 @@ fn answers() -> Vec<(&'static str, Answer)> {
         ("invalid", Answer::Permanent(Outcome::InvalidToken)),
         ("gone", Answer::Permanent(Outcome::AccountGone)),
         ("taken down", Answer::TakenDown),
-        ("429, 30 s", Answer::RateLimited(Some(Duration::from_millis(30_000)))),
+        ("429, 30 s", Answer::RateLimited(Some(Duration::from_secs(30)))),
         ("429", Answer::RateLimited(None)),
         ("silence", Answer::Unreachable("timed out".to_owned())),
     ]
@@ -242,7 +243,12 @@ proptest! {
     fn what_holds_for_every_decision(
         account in any_account(),
         answer in any_answer(),
-        confirm in prop_oneof![Just(Duration::ZERO), Just(Duration::from_mins(10)), Just(Duration::MAX)],
+        confirm in prop_oneof![
+            Just(Duration::ZERO),
+            Just(Duration::from_mins(10)),
+            Just(Duration::from_hours(72)),
+            Just(Duration::MAX),
+        ],
         millis in 0_i64..1_000,
         draw in 0.0_f64..1.0,
     ) {

@@ -1,7 +1,9 @@
 //! The daemon under test: the real program, its log read line by line.
 
+use std::ffi::OsStr;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -10,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::http::{self, Http};
-use super::{PATIENCE, arrival};
+use super::{PATIENCE, arrival, part};
 
 /// The admin token that the tests' daemons are started with.
 pub(crate) const ADMIN_TOKEN: &str = "a-token-for-the-tests-0123456789abcdef";
@@ -34,7 +36,16 @@ pub(crate) struct Log {
 impl Daemon {
     /// Starts `refreshd run` with exactly these settings, and waits until it is ready.
     pub(crate) async fn start(settings: &[(String, String)]) -> Self {
-        let mut daemon = Self::spawn(settings);
+        Self::spawn(settings).until_ready().await
+    }
+
+    /// The same, of the program as it is shipped.
+    pub(crate) async fn start_release(settings: &[(String, String)]) -> Self {
+        Self::spawn_program(part("REFRESHD_RELEASE_BIN"), settings).until_ready().await
+    }
+
+    async fn until_ready(mut self) -> Self {
+        let daemon = &mut self;
         let ready =
             daemon.log.wait(|line| line["event"] == "ready" || line["event"] == "log_ended").await;
         if ready["event"] != "ready" {
@@ -44,13 +55,17 @@ impl Daemon {
         if let Some(address) = ready["admin"].as_str() {
             daemon.admin = format!("http://{address}");
         }
-        daemon
+        self
     }
 
     /// Starts it without waiting for anything.
     pub(crate) fn spawn(settings: &[(String, String)]) -> Self {
+        Self::spawn_program(crate::binary(), settings)
+    }
+
+    fn spawn_program(program: impl AsRef<OsStr>, settings: &[(String, String)]) -> Self {
         let cwd = TempDir::new().expect("a temporary folder");
-        let mut child = Command::new(crate::binary())
+        let mut child = Command::new(program)
             .arg("run")
             .env_clear()
             .env("LOG_FORMAT", "json")
@@ -101,9 +116,14 @@ impl Daemon {
 
     /// Refreshes all accounts and waits for the run's end.
     pub(crate) async fn refresh_all(&self) -> Value {
+        self.run(&self.ask_for_run().await).await
+    }
+
+    /// Asks for a refresh of all accounts, and answers the run's id.
+    pub(crate) async fn ask_for_run(&self) -> String {
         let (status, answer) = self.post("/api/admin/refresh-tokens", "{}").await;
         assert_eq!(status, 200, "{answer}");
-        self.run(answer["jobId"].as_str().expect("a run id")).await
+        answer["jobId"].as_str().expect("a run id").to_owned()
     }
 
     /// Waits until a job is done, and answers what the admin API says of it.
@@ -118,8 +138,13 @@ impl Daemon {
 
     /// Waits until a run is done, and answers what the admin API says of it.
     pub(crate) async fn run(&self, id: &str) -> Value {
+        self.run_within(id, PATIENCE).await
+    }
+
+    /// The same, for a run that takes longer than most.
+    pub(crate) async fn run_within(&self, id: &str, limit: Duration) -> Value {
         let path = format!("/api/admin/runs/{id}");
-        arrival(&format!("run {id} is done"), PATIENCE, || async {
+        arrival(&format!("run {id} is done"), limit, || async {
             let (_, run) = self.get(&path).await;
             (run["state"] == "done").then_some(run)
         })

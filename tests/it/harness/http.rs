@@ -22,6 +22,11 @@ impl Http {
         .await
     }
 
+    /// POSTs without a body.
+    pub(crate) async fn post_empty(&self, url: &str, token: &str) -> (u16, Value) {
+        self.send(self.0.post(url), Some(token)).await
+    }
+
     /// GETs; answers status and body.
     pub(crate) async fn get(&self, url: &str, token: Option<&str>) -> (u16, Value) {
         self.send(self.0.get(url), token).await

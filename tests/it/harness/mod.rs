@@ -2,6 +2,7 @@
 
 pub(crate) mod cable;
 pub(crate) mod daemon;
+pub(crate) mod fleet;
 pub(crate) mod http;
 pub(crate) mod mongo;
 pub(crate) mod redis;

@@ -1,0 +1,100 @@
+//! Many accounts of one scripted server, stored as the application stores them after a login.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures::TryStreamExt as _;
+use mongodb::bson::{Document, doc};
+use tokio::time::sleep;
+
+use super::scripted_pds::{ScriptedPds, Session};
+use super::world::{World, login, text};
+
+/// Documents that one insert carries.
+const BATCH: usize = 5_000;
+
+/// The accounts of one server.
+pub(crate) struct Fleet<'a> {
+    pds: &'a ScriptedPds,
+    dids: Vec<String>,
+}
+
+impl<'a> Fleet<'a> {
+    /// So many new accounts, each logged in.
+    pub(crate) async fn of(world: &World, pds: &'a ScriptedPds, count: usize) -> Self {
+        let mut dids = Vec::with_capacity(count);
+        while dids.len() < count {
+            let sessions = pds.create(BATCH.min(count - dids.len()));
+            world.accounts().insert_many(sessions.iter().map(stored)).await.expect("an insert");
+            dids.extend(sessions.into_iter().map(|session| session.did));
+        }
+        Self { pds, dids }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        u64::try_from(self.dids.len()).expect("a small number")
+    }
+
+    /// Waits until the server has been asked at least so often.
+    pub(crate) async fn called(&self, times: u64) {
+        while self.pds.total_calls() < times {
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// The most and the fewest calls that any account had.
+    pub(crate) fn calls(&self) -> (u64, u64) {
+        let calls = || self.dids.iter().map(|did| self.pds.calls(did));
+        (calls().min().expect("some"), calls().max().expect("some"))
+    }
+
+    /// Accounts that were asked for more than once.
+    pub(crate) fn repeated(&self) -> usize {
+        self.dids.iter().filter(|did| self.pds.calls(did) > 1).count()
+    }
+
+    /// Whether the database holds a refreshed pair for every account.
+    pub(crate) async fn is_refreshed(&self, world: &World) -> bool {
+        let mine = doc! {
+            "platformAccountId": { "$in": &self.dids }, "tokenRefresh.outcome": "refreshed",
+        };
+        world.accounts().count_documents(mine).await.expect("a count") == self.len()
+    }
+
+    /// Every account is active, was refreshed, and its stored token is the end of its chain.
+    pub(crate) async fn assert_current(&self, world: &World) {
+        self.assert_all(world, "the end of its chain", |token| self.pds.is_current(token)).await;
+    }
+
+    /// The same, but a crash may have left a token that is spent and still within its grace.
+    pub(crate) async fn assert_live(&self, world: &World) {
+        self.assert_all(world, "live", |token| self.pds.is_live(token)).await;
+    }
+
+    async fn assert_all(&self, world: &World, what: &str, is_good: impl Fn(&str) -> bool) {
+        let fields = doc! {
+            "platformAccountId": 1, "refreshToken": 1, "status": 1, "tokenRefresh.outcome": 1,
+        };
+        let all: Vec<Document> = world
+            .accounts()
+            .find(doc! {})
+            .projection(fields)
+            .await
+            .expect("a read")
+            .try_collect()
+            .await
+            .expect("all");
+        let by_did: HashMap<_, _> =
+            all.iter().map(|document| (text(document, "platformAccountId"), document)).collect();
+        for did in &self.dids {
+            let document = by_did.get(did.as_str()).expect("the account stands");
+            assert_eq!(text(document, "status"), "active", "{document}");
+            assert_eq!(text(document, "tokenRefresh.outcome"), "refreshed", "{document}");
+            assert!(is_good(text(document, "refreshToken")), "{did}'s token is {what}");
+        }
+    }
+}
+
+fn stored(session: &Session) -> Document {
+    login(&session.did, &session.handle, &session.access, &session.refresh)
+}

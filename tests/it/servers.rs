@@ -1,0 +1,108 @@
+//! Several Bluesky servers: what one of them does holds up none of the others.
+
+use std::time::Duration;
+
+use futures::future::join3;
+use mongodb::bson::{Bson, doc};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::harness::daemon::Daemon;
+use super::harness::fleet::Fleet;
+use super::harness::scripted_pds::{Fault, Options, ScriptedPds};
+use super::harness::world::World;
+use super::harness::{PATIENCE, eventually};
+
+/// A server that is found by what its tokens say.
+async fn server() -> ScriptedPds {
+    let audience = "did:web:127.0.0.1%3A{port}";
+    ScriptedPds::start(Options { audience, ..Options::default() }).await
+}
+
+/// A world with a server in trouble and one without.
+async fn stage(more: &[(&str, &str)]) -> (World, ScriptedPds, ScriptedPds, Daemon) {
+    let (world, bad, good) = join3(World::start(), server(), server()).await;
+    let mut settings = vec![("PDS_ALLOW_PRIVATE", "true"), ("WORKER_CONCURRENCY", "32")];
+    settings.extend(more);
+    // Nobody is at home: all are found by their tokens.
+    let daemon = world.daemon("http://127.0.0.1:9", &settings).await;
+    (world, bad, good, daemon)
+}
+
+async fn refreshed(fleet: &Fleet<'_>, world: &World) {
+    eventually("all are refreshed", PATIENCE, async || fleet.is_refreshed(world).await).await;
+}
+
+/// Nobody is blamed for what the server does.
+async fn assert_nobody_is_blamed(world: &World) {
+    let blamed = doc! { "$or": [
+        { "status": { "$ne": "active" } }, { "errorMessage": { "$ne": Bson::Null } },
+    ] };
+    assert_eq!(world.accounts().find_one(blamed).await.expect("a read"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_does_not_hold_up_another_one() {
+    let (world, hung, good, daemon) = stage(&[("PDS_TIMEOUT", "2s")]).await;
+    hung.fail_next(100_000, &Fault::Hang);
+    // The hung server's accounts are the older ones, and come first wherever order counts.
+    let stuck = Fleet::of(&world, &hung, 120).await;
+    let fleet = Fleet::of(&world, &good, 300).await;
+
+    let begun = Instant::now();
+    let id = daemon.ask_for_run().await;
+    refreshed(&fleet, &world).await;
+    let good_took = begun.elapsed();
+    let asked = hung.total_calls();
+    assert!(asked < stuck.len(), "while {asked} of the hung server's accounts were asked for");
+    let run = daemon.run(&id).await;
+    let all_took = begun.elapsed();
+
+    assert!(2 * good_took < all_took, "{good_took:?} of {all_took:?}");
+    assert_eq!(fleet.calls(), (1, 1));
+    assert_eq!(run["outcomes"], json!({"refreshed": 300, "unreachable": 120}), "{run}");
+    assert_nobody_is_blamed(&world).await;
+
+    // When the server is back, so are its accounts, by themselves.
+    hung.recover();
+    refreshed(&stuck, &world).await;
+    stuck.assert_current(&world).await;
+    fleet.assert_current(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_asks_for_time_gets_it_and_the_other_goes_on() {
+    let (world, busy, good, daemon) = stage(&[]).await;
+    busy.set_latency(Duration::from_millis(50));
+    let waiting = Fleet::of(&world, &busy, 200).await;
+    let fleet = Fleet::of(&world, &good, 200).await;
+    busy.fail_next(1, &Fault::rate_limited(5));
+
+    let begun = Instant::now();
+    let id = daemon.ask_for_run().await;
+    refreshed(&fleet, &world).await;
+    assert!(!waiting.is_refreshed(&world).await, "the other server waits");
+    let run = daemon.run(&id).await;
+    refreshed(&waiting, &world).await;
+
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(5), "it was left alone for as long as it asked: {took:?}");
+    assert_eq!(busy.answers(429), 1, "{run}");
+    assert_eq!((busy.answers(200), good.answers(200)), (200, 200), "{run}");
+    waiting.assert_current(&world).await;
+    fleet.assert_current(&world).await;
+    assert_nobody_is_blamed(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_gone_fails_its_own_accounts_only() {
+    let (world, gone, good, daemon) = stage(&[]).await;
+    let lost = Fleet::of(&world, &gone, 40).await.len();
+    let fleet = Fleet::of(&world, &good, 40).await;
+    gone.stop().await;
+    let run = daemon.refresh_all().await;
+    assert_eq!(run["outcomes"], json!({"refreshed": 40, "unreachable": lost}), "{run}");
+    assert_eq!(run["failures"].as_array().map(Vec::len), Some(40), "each of them is listed");
+    fleet.assert_current(&world).await;
+    assert_nobody_is_blamed(&world).await;
+}
