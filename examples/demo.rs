@@ -115,11 +115,18 @@ async fn show() -> ExitCode {
     let admin = free_address();
     settings.push(("ADMIN_LISTEN".to_owned(), admin.clone()));
     settings.push(("ADMIN_TOKEN".to_owned(), ADMIN_TOKEN.to_owned()));
-    let folder = stage.pds.data().join("refreshd.env");
+    let folder = match tempfile::tempdir() {
+        Ok(folder) => folder,
+        Err(error) => {
+            eprintln!("demo: no temporary folder can be made: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let file = folder.path().join("refreshd.env");
     let exports: Vec<String> =
         settings.iter().map(|(name, value)| format!("export {name}='{value}'")).collect();
-    if let Err(error) = std::fs::write(&folder, exports.join("\n")) {
-        eprintln!("demo: {} cannot be written: {error}", folder.display());
+    if let Err(error) = std::fs::write(&file, exports.join("\n")) {
+        eprintln!("demo: {} cannot be written: {error}", file.display());
         return ExitCode::FAILURE;
     }
     println!(
@@ -128,14 +135,14 @@ async fn show() -> ExitCode {
          curl -s -X POST http://{admin}/api/admin/refresh-tokens \\\n       \
          -H \"Authorization: Bearer $ADMIN_TOKEN\" -H 'Content-Type: application/json' -d '{{}}'\n  \
          curl -s http://{admin}/readyz\n",
-        env = folder.display(),
+        env = file.display(),
         bin = binary(),
     );
     let daemon = tokio::process::Command::new(binary())
         .arg("run")
         .env_clear()
         .envs(settings)
-        .current_dir(stage.pds.data())
+        .current_dir(folder.path())
         .stdin(Stdio::null())
         .status();
     // Ctrl-C reaches the daemon, too: it drains and ends by itself, then the rest goes.

@@ -13,10 +13,13 @@ use crate::config::Config;
 use crate::events::rfc3339;
 use crate::lifecycle::Exit;
 use crate::queue::Depth;
-use crate::store::Run;
+use crate::store::{Run, RunState, Store, StoreError};
 
 /// Runs that are shown.
 const RUNS: u32 = 5;
+
+/// Servers that are named.
+const AHEAD: usize = 5;
 
 /// All that is shown.
 struct Overview {
@@ -25,6 +28,8 @@ struct Overview {
     depth: Depth,
     accounts: BTreeMap<String, u64>,
     runs: Vec<Run>,
+    /// The servers whose accounts the current run has still to make jobs for.
+    ahead: Vec<String>,
     next_tick: Option<DateTime<Utc>>,
 }
 
@@ -34,12 +39,14 @@ pub(super) async fn status(config: &Config, args: &StatusArgs) -> anyhow::Result
     let now = Clock::system().now();
     let next_tick = config.schedule.cron.as_ref().and_then(|schedule| schedule.next_after(now));
     let store = &services.store;
+    let runs = store.runs(RUNS, None).await?;
     let overview = Overview {
         redis: services.link.place(),
         mongo: format!("{}, {}.{}", config.mongo.hosts, store.database(), store.collection()),
         depth: services.queue.depth().await?,
         accounts: store.count_by_status().await?,
-        runs: store.runs(RUNS, None).await?,
+        ahead: ahead(store, &runs).await?,
+        runs,
         next_tick,
     };
     if args.json {
@@ -48,6 +55,15 @@ pub(super) async fn status(config: &Config, args: &StatusArgs) -> anyhow::Result
         show(&overview, now)?;
     }
     Ok(Exit::Fine)
+}
+
+async fn ahead(store: &Store, runs: &[Run]) -> Result<Vec<String>, StoreError> {
+    let Some(run) = runs.iter().find(|run| run.state == RunState::Running) else {
+        return Ok(Vec::new());
+    };
+    let rows = store.rows(&run.id).await?;
+    let named = |service: String| if service.is_empty() { "no server".to_owned() } else { service };
+    Ok(rows.into_iter().filter(|row| !row.done).map(|row| named(row.service)).collect())
 }
 
 fn object(overview: &Overview) -> Value {
@@ -72,6 +88,7 @@ fn object(overview: &Overview) -> Value {
         "lanes": lanes,
         "accounts": overview.accounts,
         "runs": overview.runs.iter().map(run_object).collect::<Vec<_>>(),
+        "ahead": overview.ahead,
         "nextTick": overview.next_tick.map(rfc3339),
     })
 }
@@ -139,5 +156,15 @@ fn show(overview: &Overview, now: DateTime<Utc>) -> std::io::Result<()> {
             if outcomes.is_empty() { "-".to_owned() } else { outcomes.join(", ") },
         ]);
     }
-    line(tidy(&runs))
+    line(tidy(&runs))?;
+    if !overview.ahead.is_empty() {
+        let some: Vec<_> = overview.ahead.iter().take(AHEAD).map(String::as_str).collect();
+        let more = overview.ahead.len().saturating_sub(AHEAD);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        line(format_args!(
+            "\nStill ahead of the current run: accounts of {}{more}",
+            some.join(", ")
+        ))?;
+    }
+    Ok(())
 }

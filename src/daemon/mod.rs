@@ -52,7 +52,7 @@ impl Services {
         let link = Link::new(config.redis.target.clone())?;
         let store = Store::connect(&StoreConfig {
             uri: config.mongo.uri.clone(),
-            database: Some(config.mongo.database.clone()),
+            database: config.mongo.database.clone(),
             collection: config.mongo.collection.clone(),
         })
         .await?;

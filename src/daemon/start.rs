@@ -109,12 +109,6 @@ fn sentence(why: &str, place: &str) -> String {
 
 /// What is worth knowing before the work begins; nothing here stops it.
 async fn look_around(services: &Services, redis: &ServerInfo) {
-    if services.store.database_was_guessed() {
-        tracing::warn!(
-            event = "config",
-            "MONGODB_URI names no database and MONGO_DB is not set: using \"test\", as mongoose does"
-        );
-    }
     match services.store.ensure_indexes().await {
         Ok(_report) => {}
         Err(StoreError::NotAllowed { .. }) => tracing::warn!(

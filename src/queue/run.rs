@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use apalis_core::error::WorkerError;
@@ -30,8 +31,9 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// What a drain left to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
-    /// Jobs that had been taken and were put back; `None`: Redis was away, and they are put
-    /// back by another instance when this one's sign of life is over.
+    /// Jobs that had begun, did not end in time, and were put back, as those that had been taken
+    /// and not begun always are. `None`: Redis was away, and they are put back by another
+    /// instance when this one's sign of life is over.
     pub released: Option<u64>,
 }
 
@@ -75,7 +77,9 @@ impl Queue {
         let read = part(tracker, &ending, &ending, reader.run());
 
         let abandon = halt.child_token();
-        let steps = Steps { handler, acks, abandon: abandon.clone() };
+        let abandoned = Arc::new(AtomicU64::new(0));
+        let steps =
+            Steps { handler, acks, abandon: abandon.clone(), abandoned: Arc::clone(&abandoned) };
         let mut work = work(Deliveries(deliveries), steps, tracker.clone(), ending.clone());
         let clean = tokio::select! {
             result = &mut work => result.is_ok(),
@@ -95,7 +99,8 @@ impl Queue {
         if !clean || !stop.is_cancelled() {
             return Err(QueueError::Ended);
         }
-        Ok(Drained { released: left.ok().and_then(Result::ok) })
+        let released = left.ok().and_then(Result::ok).map(|_| abandoned.load(Ordering::Relaxed));
+        Ok(Drained { released })
     }
 }
 
@@ -146,6 +151,8 @@ struct Steps<H> {
     handler: H,
     acks: mpsc::Sender<Ack>,
     abandon: CancellationToken,
+    /// How many handlers were.
+    abandoned: Arc<AtomicU64>,
 }
 
 impl<H, F> Steps<H>
@@ -158,6 +165,7 @@ where
         // A panic of the handler itself, too, is one of its future.
         let work = AssertUnwindSafe(async { (self.handler)(job).await }).catch_unwind();
         let Some(finished) = self.abandon.run_until_cancelled(work).await else {
+            self.abandoned.fetch_add(1, Ordering::Relaxed);
             return;
         };
         let finished = finished.unwrap_or_else(|_panic| {

@@ -17,8 +17,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a write waits for a majority.
 const MAJORITY_WAIT: Duration = Duration::from_secs(10);
 const POOL_SIZE: u32 = 32;
-/// What mongoose takes when nobody names a database.
-const GUESS: &str = "test";
 
 /// Where the accounts are.
 #[derive(Debug, Clone)]
@@ -26,8 +24,8 @@ pub struct StoreConfig {
     /// `MONGODB_URI`. What it says of time-outs and the pool's size stands; reads still go to the
     /// primary and writes still ask for a majority.
     pub uri: SecretString,
-    /// `MONGO_DB`, for a URI that names no database.
-    pub database: Option<String>,
+    /// The database, whatever the URI's path says.
+    pub database: String,
     /// `ACCOUNTS_COLLECTION`.
     pub collection: String,
 }
@@ -37,10 +35,6 @@ impl Store {
     /// does), except DNS for a `mongodb+srv` address.
     pub async fn connect(config: &StoreConfig) -> Result<Self, StoreError> {
         let options = options(config.uri.expose_secret()).await?;
-        let named = options.default_database.clone().or_else(|| config.database.clone());
-        let guessed = named.is_none();
-        let name = named.unwrap_or_else(|| GUESS.to_owned());
-        let hosts: Vec<_> = options.hosts.iter().map(ToString::to_string).collect();
         let client = Client::with_options(options)?;
         let mut write_concern = WriteConcern::majority();
         write_concern.w_timeout = Some(MAJORITY_WAIT);
@@ -49,9 +43,9 @@ impl Store {
             .read_concern(ReadConcern::local())
             .write_concern(write_concern)
             .build();
-        let db = client.database_with_options(&name, options);
+        let db = client.database_with_options(&config.database, options);
         let accounts = db.collection::<RawDocumentBuf>(&config.collection);
-        Ok(Self { client, db, accounts, guessed, hosts: hosts.join(", ") })
+        Ok(Self { client, db, accounts })
     }
 }
 

@@ -49,24 +49,12 @@ pub struct Store {
     client: Client,
     db: Database,
     accounts: Collection<RawDocumentBuf>,
-    guessed: bool,
-    hosts: String,
 }
 
 impl Store {
     /// The database's name.
     pub fn database(&self) -> &str {
         self.db.name()
-    }
-
-    /// Whether neither the URI nor `MONGO_DB` named a database, so that `test` was taken.
-    pub fn database_was_guessed(&self) -> bool {
-        self.guessed
-    }
-
-    /// The servers that the URI names, for people; never its login.
-    pub fn place(&self) -> String {
-        self.hosts.clone()
     }
 
     /// The name of the accounts' collection.

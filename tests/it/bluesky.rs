@@ -72,6 +72,21 @@ async fn a_valid_token_is_rotated_and_the_new_pair_stored() {
 }
 
 #[tokio::test]
+async fn a_refresh_all_leaves_every_session_alive() {
+    let stage = Stage::set(&[]).await;
+    let mut ids = Vec::new();
+    for account in stage.pds.create_many("many", 30).await {
+        ids.push(stage.log_in(&account).await);
+    }
+    let run = stage.daemon.refresh_all().await;
+    assert_eq!((&run["outcomes"], &run["failed"]), (&json!({"refreshed": 30}), &json!(0)));
+    for id in ids {
+        stage.assert_alive(&id).await;
+    }
+    assert_eq!(stage.pds.refreshes().await, 30, "each token was spent once");
+}
+
+#[tokio::test]
 async fn a_token_that_was_used_within_its_grace_still_yields_a_live_pair() {
     let stage = Stage::set(&[]).await;
     let (account, id) = stage.member("reused").await;

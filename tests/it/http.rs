@@ -51,7 +51,7 @@ impl Stage {
         let world = World::start().await;
         let config = StoreConfig {
             uri: world.mongo.uri().into(),
-            database: Some("app".to_owned()),
+            database: "app".to_owned(),
             collection: "socialaccounts".to_owned(),
         };
         let store = Store::connect(&config).await.unwrap();

@@ -92,7 +92,7 @@ async fn a_run_that_was_asked_for_while_no_daemon_ran_is_worked_at_the_next_star
     let fleet = Fleet::of(&world, &pds, 20).await;
     let store = Store::connect(&StoreConfig {
         uri: world.mongo.uri().into(),
-        database: Some("app".to_owned()),
+        database: "app".to_owned(),
         collection: "socialaccounts".to_owned(),
     })
     .await

@@ -17,7 +17,7 @@ pub(crate) struct ReferencePds {
     pub(crate) url: String,
     control: String,
     http: Http,
-    data: TempDir,
+    _data: TempDir,
     _child: Child,
     /// The server ends when this closes.
     _stdin: ChildStdin,
@@ -82,15 +82,10 @@ impl ReferencePds {
             url: ready["pds"].as_str().expect("its address").to_owned(),
             control: ready["control"].as_str().expect("its control address").to_owned(),
             http: http::client(),
-            data,
+            _data: data,
             _child: child,
             _stdin: stdin,
         }
-    }
-
-    /// Where it keeps its data.
-    pub(crate) fn data(&self) -> &Path {
-        self.data.path()
     }
 
     /// Creates an account `<name>.test`.

@@ -45,7 +45,7 @@ impl Place {
 
     /// `direct` is where the test itself looks, if the store goes another way.
     async fn at(uri: &str, database: &str, direct: Option<&str>) -> Self {
-        let store = Store::connect(&config(uri, Some(database))).await.unwrap();
+        let store = Store::connect(&config(uri, database)).await.unwrap();
         let client = Client::with_uri_str(direct.unwrap_or(uri)).await.unwrap();
         let accounts = client.database(database).collection("socialaccounts");
         Self { store, accounts, client, server: None }
@@ -70,10 +70,10 @@ impl Place {
     }
 }
 
-fn config(uri: &str, database: Option<&str>) -> StoreConfig {
+fn config(uri: &str, database: &str) -> StoreConfig {
     StoreConfig {
         uri: uri.into(),
-        database: database.map(str::to_owned),
+        database: database.to_owned(),
         collection: "socialaccounts".to_owned(),
     }
 }
