@@ -274,7 +274,7 @@ impl Link {
             let place = self.place();
             tracing::info!(
                 event = "redis.up",
-                away_ms = since.elapsed().as_millis(),
+                away_s = since.elapsed().as_secs(),
                 "redis at {place} is there"
             );
         }

@@ -140,7 +140,11 @@ impl Planner {
         let since = self.measured.elapsed();
         self.measured = Instant::now();
         self.room.measure(held, slots, since);
+        let knew_servers = self.walk.knows_servers();
         let walk = self.walk.step(&mut self.room).await?;
+        if !knew_servers && self.walk.knows_servers() {
+            self.retry.list_again();
+        }
         let retry = self.retry.step(&mut self.room).await?;
         Ok(walk.min(retry))
     }

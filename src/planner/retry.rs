@@ -57,6 +57,11 @@ impl Retry {
         Ok(Next::After(wait))
     }
 
+    /// A run has just found all servers, new ones among them.
+    pub(super) fn list_again(&mut self) {
+        self.listed = None;
+    }
+
     /// Servers come and go slowly: their list is read again every so often.
     async fn list(&mut self) -> Result<(), PlanError> {
         if self.listed.is_some_and(|at| at.elapsed() < AT_THE_LATEST * 3) {

@@ -65,6 +65,11 @@ impl Walk {
         Self { parts, current: None }
     }
 
+    /// Whether a run is under way whose servers are known.
+    pub(super) fn knows_servers(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| !current.rows.is_empty())
+    }
+
     /// Goes on with the oldest run that is not done.
     pub(super) async fn step(&mut self, room: &mut Room) -> Result<Next, PlanError> {
         // What is in memory is only a copy: after any error it is read again.

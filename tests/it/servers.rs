@@ -13,6 +13,9 @@ use super::harness::scripted_pds::{Fault, Options, ScriptedPds};
 use super::harness::world::World;
 use super::harness::{PATIENCE, eventually};
 
+/// Calls that may be under way at once.
+const SLOTS: u64 = 32;
+
 /// A server that is found by what its tokens say.
 async fn server() -> ScriptedPds {
     let audience = "did:web:127.0.0.1%3A{port}";
@@ -22,7 +25,8 @@ async fn server() -> ScriptedPds {
 /// A world with a server in trouble and one without.
 async fn stage(more: &[(&str, &str)]) -> (World, ScriptedPds, ScriptedPds, Daemon) {
     let (world, bad, good) = join3(World::start(), server(), server()).await;
-    let mut settings = vec![("PDS_ALLOW_PRIVATE", "true"), ("WORKER_CONCURRENCY", "32")];
+    let slots = SLOTS.to_string();
+    let mut settings = vec![("PDS_ALLOW_PRIVATE", "true"), ("WORKER_CONCURRENCY", &slots)];
     settings.extend(more);
     // Nobody is at home: all are found by their tokens.
     let daemon = world.daemon("http://127.0.0.1:9", &settings).await;
@@ -76,17 +80,19 @@ async fn a_server_that_asks_for_time_gets_it_and_the_other_goes_on() {
     busy.set_latency(Duration::from_millis(50));
     let waiting = Fleet::of(&world, &busy, 200).await;
     let fleet = Fleet::of(&world, &good, 200).await;
-    busy.fail_next(1, &Fault::rate_limited(5));
+    busy.fail_next(1, &Fault::rate_limited(8));
 
     let begun = Instant::now();
     let id = daemon.ask_for_run().await;
     refreshed(&fleet, &world).await;
-    assert!(!waiting.is_refreshed(&world).await, "the other server waits");
+    // What was under way when it asked may still arrive; nothing after that.
+    let asked = busy.total_calls();
+    assert!(asked <= 2 * SLOTS, "{asked} calls came to the server that asked for time");
     let run = daemon.run(&id).await;
     refreshed(&waiting, &world).await;
 
     let took = begun.elapsed();
-    assert!(took >= Duration::from_secs(5), "it was left alone for as long as it asked: {took:?}");
+    assert!(took >= Duration::from_secs(8), "it was left alone for as long as it asked: {took:?}");
     assert_eq!(busy.answers(429), 1, "{run}");
     assert_eq!((busy.answers(200), good.answers(200)), (200, 200), "{run}");
     waiting.assert_current(&world).await;

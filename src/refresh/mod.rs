@@ -3,6 +3,8 @@
 //! [`Attempt`] decides, this shell does: load the document, take from the server's budget, call,
 //! write by compare-and-set until it is known how that went.
 
+mod outage;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,25 +22,26 @@ use crate::domain::routing::Routing;
 use crate::domain::session::RefreshJwt;
 use crate::pds::{Client, Reply};
 use crate::store::{Cas, Store, StoreError};
+use outage::Outage;
+
+/// The longest wait between two tries of something that MongoDB cannot do while it is away.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Refreshes accounts, one at a time each, many at once.
 #[derive(Debug)]
 pub struct Refresher {
     /// The truth.
     pub store: Store,
-    /// The servers.
-    pub pds: Client,
-    /// What they may be asked.
-    pub budget: Arc<Budget>,
-    /// Which of them an account is refreshed by.
-    pub routing: Routing,
-    /// When answers are believed.
-    pub policy: Policy,
     /// The time.
     pub clock: Clock,
+    pds: Client,
+    budget: Arc<Budget>,
+    routing: Routing,
+    policy: Policy,
     /// How many answers wait for MongoDB to take them: while there are any, no call is made
     /// whose answer could only join them.
     unsaved: watch::Sender<usize>,
+    outage: Outage,
 }
 
 impl Refresher {
@@ -50,7 +53,8 @@ impl Refresher {
         (routing, policy): (Routing, Policy),
         clock: Clock,
     ) -> Self {
-        Self { store, pds, budget, routing, policy, clock, unsaved: watch::Sender::new(0) }
+        let (unsaved, outage) = (watch::Sender::new(0), Outage::default());
+        Self { store, clock, pds, budget, routing, policy, unsaved, outage }
     }
 
     /// Refreshes `account`, unless its document holds another token than the one of `generation`.
@@ -76,10 +80,11 @@ impl Refresher {
         let mut failures = 0;
         loop {
             match self.store.load(account).await {
-                Ok(document) => return document,
-                Err(error) => {
-                    self.wait_out(&error, "an account could not be read", &mut failures).await;
+                Ok(document) => {
+                    self.outage.over();
+                    return document;
                 }
+                Err(error) => self.wait_out(account, &error, &mut failures).await,
             }
         }
     }
@@ -116,24 +121,37 @@ impl Refresher {
         let mut held: Option<Held<'_>> = None;
         let mut failures = 0;
         loop {
-            match self.store.save(save).await {
-                Ok(Cas::Stored) => return Event::Saved,
-                Ok(Cas::Missed(document)) => return Event::Missed(document),
+            let event = match self.store.save(save).await {
+                Ok(Cas::Stored) => Event::Saved,
+                Ok(Cas::Missed(document)) => Event::Missed(document),
                 Err(error) => {
                     // A refusal is about this document alone and holds up nobody else.
                     if error.is_transient() {
                         held.get_or_insert_with(|| Held::new(&self.unsaved));
                     }
-                    self.wait_out(&error, "an outcome could not be stored", &mut failures).await;
+                    self.wait_out(save.expected.id, &error, &mut failures).await;
+                    continue;
                 }
-            }
+            };
+            self.outage.over();
+            return event;
         }
     }
 
-    async fn wait_out(&self, error: &StoreError, what: &str, failures: &mut u32) {
+    async fn wait_out(&self, account: AccountId, error: &StoreError, failures: &mut u32) {
         *failures += 1;
-        let wait = backoff::transient(*failures, rand::random()).min(Duration::from_secs(5));
-        tracing::warn!(event = "mongo", %error, attempt = *failures, "{what}; trying again");
+        let mut wait = backoff::transient(*failures, rand::random());
+        if error.is_transient() {
+            self.outage.met(error);
+            wait = wait.min(LONGEST_WAIT);
+        } else {
+            tracing::error!(
+                event = "mongo.refused",
+                %account,
+                attempt = *failures,
+                "MongoDB refuses what account {account} needs; trying again: {error}"
+            );
+        }
         tokio::time::sleep(wait).await;
     }
 }
