@@ -98,6 +98,10 @@ impl Pm2 {
 impl Drop for Pm2 {
     fn drop(&mut self) {
         let killed = self.command(&["kill"]).output();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+            eprintln!("the daemon's log:\n{log}");
+        }
         assert!(std::thread::panicking() || killed.is_ok_and(|it| it.status.success()), "pm2 kill");
     }
 }
