@@ -46,7 +46,11 @@ async fn no_call_is_made_whose_answer_mongodb_could_not_take() {
     stage.pds.set_latency(Duration::from_millis(50));
     // Its own patience of 5 s with a server that is away would only make the test longer.
     let uri = stage.world.mongo.uri() + "&serverSelectionTimeoutMS=300";
-    let more = [("WORKER_CONCURRENCY", "4"), ("MONGODB_URI", uri.as_str())];
+    let more = [
+        ("WORKER_CONCURRENCY", "4"),
+        ("MONGODB_URI", uri.as_str()),
+        ("RUST_LOG", "info,refreshd::refresh=debug"),
+    ];
     let daemon = stage.daemon(&more).await;
     let (_, answer) = daemon.post("/api/admin/refresh-tokens", "{}").await;
     let run = answer["jobId"].as_str().expect("a run id").to_owned();
@@ -56,7 +60,7 @@ async fn no_call_is_made_whose_answer_mongodb_could_not_take() {
     let before = stage.pds.total_calls();
     let tried = |times: u64| {
         move |line: &serde_json::Value| {
-            line["event"] == "mongo" && line["attempt"].as_u64().is_some_and(|it| it >= times)
+            line["event"] == "mongo.retry" && line["attempt"].as_u64().is_some_and(|it| it >= times)
         }
     };
     daemon.log().wait(tried(2)).await;
@@ -73,5 +77,7 @@ async fn no_call_is_made_whose_answer_mongodb_could_not_take() {
         stage.assert_rotated(member).await;
         assert_eq!(stage.pds.calls(&member.session.did), 1, "once each");
     }
+    let told = |event: &'static str| daemon.log().matching(|line| line["event"] == event).len();
+    assert_eq!((told("mongo.down"), told("mongo.up")), (1, 1), "{}", daemon.log().text());
     assert!(daemon.stop().await.success());
 }
