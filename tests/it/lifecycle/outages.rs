@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Stage, exit, says};
+use crate::harness::{PATIENCE, eventually};
 
 const CONCURRENCY: u64 = 4;
 
@@ -54,19 +55,21 @@ async fn no_call_is_made_whose_answer_mongodb_could_not_take() {
 
     stage.world.mongo.kill();
     let before = stage.pds.total_calls();
-    let tried = |times: u64| {
-        move |line: &serde_json::Value| {
-            line["event"] == "mongo" && line["attempt"].as_u64().is_some_and(|it| it >= times)
-        }
+    daemon.log().wait(|line| line["event"] == "mongo.down").await;
+    // The planner's tries, about one a second, tell how the time goes by.
+    let tries = async |times: usize| {
+        let held_up = || daemon.log().matching(|line| line["event"] == "planner").len();
+        eventually("the planner tries", PATIENCE, async || held_up() >= times).await;
     };
-    daemon.log().wait(tried(2)).await;
+    tries(2).await;
     let calls = stage.pds.total_calls();
     assert!(calls - before <= CONCURRENCY, "only what was loaded already: {before}, then {calls}");
-    daemon.log().wait(tried(4)).await;
+    tries(5).await;
     assert_eq!(stage.pds.total_calls(), calls, "none while it is away");
     assert!(calls < 60, "the run is not over");
 
     stage.world.mongo.restart().await;
+    daemon.log().wait(|line| line["event"] == "mongo.up").await;
     let run = daemon.run(&run).await;
     assert_eq!(run["outcomes"]["refreshed"], 60, "{run}");
     for member in &stage.members {
