@@ -1,13 +1,12 @@
 //! A Redis server of the test's own.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use refreshd::link::{Link, RedisTarget};
 use tempfile::TempDir;
 
-use super::eventually;
+use super::{eventually, free_port};
 
 /// Runs `redis-server` (or `REFRESHD_REDIS_SERVER`) on a free port, without persistence, until
 /// it is dropped.
@@ -26,7 +25,7 @@ impl RedisServer {
     }
 
     pub(crate) async fn start_with(settings: &[&str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let dir = tempfile::tempdir().unwrap();
         let settings: Vec<_> = settings.iter().map(|&it| it.to_owned()).collect();
         let server = Self { child: launch(port, &dir, &settings), port, dir, settings };
