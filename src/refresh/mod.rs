@@ -142,6 +142,7 @@ impl Refresher {
         *failures += 1;
         let mut wait = backoff::transient(*failures, rand::random());
         if error.is_transient() {
+            tracing::debug!(event = "mongo.retry", %account, attempt = *failures, "trying again");
             self.outage.met(error);
             wait = wait.min(LONGEST_WAIT);
         } else {

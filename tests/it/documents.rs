@@ -194,6 +194,7 @@ async fn a_run_over_every_kind_of_bad_document_refreshes_the_good_and_says_what_
             }
         }
     }
+    daemon.end_of_run(&run).await;
     assert_told_once(&cases, &daemon.log().matching(|line| line["event"] == "refresh"));
     let log = daemon.log().text();
     assert!(!log.contains(&"x".repeat(1_000)), "no long value is repeated in the log");

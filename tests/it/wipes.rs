@@ -48,6 +48,7 @@ impl Stage {
         assert!(fleet.is_refreshed(&self.world).await, "none was left out");
         assert!(fleet.repeated() <= SLOTS * wipes, "{} asked for twice", fleet.repeated());
         fleet.assert_live(&self.world).await;
+        self.daemon.end_of_run(run).await;
         let ends =
             self.daemon.log().matching(|line| line["event"] == "run" && line["state"] == "done");
         assert_eq!(ends.len(), 1, "a run ends once");

@@ -151,6 +151,13 @@ impl Daemon {
         .await
     }
 
+    /// Waits for the line that ends a run: by then, the lines of its jobs on this daemon are there.
+    pub(crate) async fn end_of_run(&self, run: &Value) -> Value {
+        let id = run["id"].as_str().expect("a run id");
+        let ends = |line: &Value| line["event"] == "run" && line["state"] == "done";
+        self.log.wait(|line| ends(line) && line["run"] == id).await
+    }
+
     /// Sends a signal by name.
     pub(crate) fn signal(&self, name: &str) {
         let status = std::process::Command::new("kill")

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::{Stage, exit, says};
-use crate::harness::{PATIENCE, eventually};
 
 const CONCURRENCY: u64 = 4;
 
@@ -47,7 +46,11 @@ async fn no_call_is_made_whose_answer_mongodb_could_not_take() {
     stage.pds.set_latency(Duration::from_millis(50));
     // Its own patience of 5 s with a server that is away would only make the test longer.
     let uri = stage.world.mongo.uri() + "&serverSelectionTimeoutMS=300";
-    let more = [("WORKER_CONCURRENCY", "4"), ("MONGODB_URI", uri.as_str())];
+    let more = [
+        ("WORKER_CONCURRENCY", "4"),
+        ("MONGODB_URI", uri.as_str()),
+        ("RUST_LOG", "info,refreshd::refresh=debug"),
+    ];
     let daemon = stage.daemon(&more).await;
     let (_, answer) = daemon.post("/api/admin/refresh-tokens", "{}").await;
     let run = answer["jobId"].as_str().expect("a run id").to_owned();
@@ -55,26 +58,26 @@ async fn no_call_is_made_whose_answer_mongodb_could_not_take() {
 
     stage.world.mongo.kill();
     let before = stage.pds.total_calls();
-    daemon.log().wait(|line| line["event"] == "mongo.down").await;
-    // The planner's tries, about one a second, tell how the time goes by.
-    let tries = async |times: usize| {
-        let held_up = || daemon.log().matching(|line| line["event"] == "planner").len();
-        eventually("the planner tries", PATIENCE, async || held_up() >= times).await;
+    let tried = |times: u64| {
+        move |line: &serde_json::Value| {
+            line["event"] == "mongo.retry" && line["attempt"].as_u64().is_some_and(|it| it >= times)
+        }
     };
-    tries(2).await;
+    daemon.log().wait(tried(2)).await;
     let calls = stage.pds.total_calls();
     assert!(calls - before <= CONCURRENCY, "only what was loaded already: {before}, then {calls}");
-    tries(5).await;
+    daemon.log().wait(tried(4)).await;
     assert_eq!(stage.pds.total_calls(), calls, "none while it is away");
     assert!(calls < 60, "the run is not over");
 
     stage.world.mongo.restart().await;
-    daemon.log().wait(|line| line["event"] == "mongo.up").await;
     let run = daemon.run(&run).await;
     assert_eq!(run["outcomes"]["refreshed"], 60, "{run}");
     for member in &stage.members {
         stage.assert_rotated(member).await;
         assert_eq!(stage.pds.calls(&member.session.did), 1, "once each");
     }
+    let told = |event: &'static str| daemon.log().matching(|line| line["event"] == event).len();
+    assert_eq!((told("mongo.down"), told("mongo.up")), (1, 1), "{}", daemon.log().text());
     assert!(daemon.stop().await.success());
 }
