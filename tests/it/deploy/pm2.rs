@@ -168,7 +168,7 @@ async fn pm2_runs_it_tails_its_log_and_lets_it_drain() {
 
 #[tokio::test]
 async fn pm2_starts_it_again_for_as_long_as_an_outage_lasts() {
-    let more = [("REDIS_DOWN_EXIT_AFTER", "1s"), ("STARTUP_TIMEOUT", "500ms")];
+    let more = [("REDIS_DOWN_EXIT_AFTER", "1s"), ("STARTUP_TIMEOUT", "2s")];
     let mut stage = Stage::set(&more).await;
     stage.pm2.start().await;
     stage.pm2.line(0, "ready", "ready").await;

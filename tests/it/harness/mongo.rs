@@ -11,7 +11,7 @@ use mongodb::bson::doc;
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
-use super::free_port;
+use super::{PATIENCE, arrival, free_port};
 
 /// How the server is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,10 +37,18 @@ pub(crate) struct MongoServer {
 impl MongoServer {
     /// Starts a server and waits until it takes writes.
     pub(crate) async fn start(kind: Topology) -> Self {
-        let port = free_port();
-        let folder = TempDir::new().unwrap();
-        let mut server = Self { kind, port, folder, process: None, databases: AtomicU32::new(0) };
-        server.restart().await;
+        let server = loop {
+            let port = free_port();
+            let folder = TempDir::new().unwrap();
+            let databases = AtomicU32::new(0);
+            let mut server = Self { kind, port, folder, process: None, databases };
+            server.process = Some(server.spawn());
+            // The port was free a moment ago; another test's server may have been faster.
+            if server.is_up().await {
+                break server;
+            }
+        };
+        let port = server.port;
         if let Topology::ReplicaSet(members) = kind {
             assert_eq!(members, 1, "one process is one member");
             let member = doc! { "_id": 0, "host": format!("127.0.0.1:{port}") };
@@ -92,11 +100,20 @@ impl MongoServer {
     pub(crate) async fn restart(&mut self) {
         self.kill();
         self.process = Some(self.spawn());
-        let direct = format!("mongodb://127.0.0.1:{}/?directConnection=true", self.port);
-        let options = "&serverSelectionTimeoutMS=60000";
-        let client = Client::with_uri_str(format!("{direct}{options}")).await.unwrap();
-        let up = client.database("admin").run_command(doc! { "ping": 1 }).await;
-        assert!(up.is_ok(), "mongod did not start: {up:?}\n{}", log(self.folder.path()));
+        assert!(self.is_up().await, "mongod did not start\n{}", log(self.folder.path()));
+    }
+
+    /// Waits for this very process, not for whoever answers on its port.
+    async fn is_up(&mut self) -> bool {
+        let log = self.folder.path().join("log");
+        let process = self.process.as_mut().unwrap();
+        arrival("mongod is up", PATIENCE, || {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            let ended = process.try_wait().unwrap().is_some();
+            let is_up = said.contains("Waiting for connections");
+            std::future::ready((is_up || ended).then_some(is_up && !ended))
+        })
+        .await
     }
 
     fn spawn(&self) -> Child {

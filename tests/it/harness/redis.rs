@@ -1,12 +1,17 @@
 //! A Redis server of the test's own.
 
+use std::fs::File;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use refreshd::link::{Link, RedisTarget};
 use tempfile::TempDir;
 
-use super::{eventually, free_port};
+use super::{PATIENCE, arrival, free_port};
+
+const LOG: &str = "log";
+
+/// What a server, and what a sentinel, says once it listens.
+const SIGNS: [&str; 2] = ["Ready to accept connections", "Sentinel ID is"];
 
 /// Runs `redis-server` (or `REFRESHD_REDIS_SERVER`) on a free port, without persistence, until
 /// it is dropped.
@@ -25,12 +30,17 @@ impl RedisServer {
     }
 
     pub(crate) async fn start_with(settings: &[&str]) -> Self {
-        let port = free_port();
-        let dir = tempfile::tempdir().unwrap();
         let settings: Vec<_> = settings.iter().map(|&it| it.to_owned()).collect();
-        let server = Self { child: launch(port, &dir, &settings), port, dir, settings };
-        server.ready().await;
-        server
+        loop {
+            let port = free_port();
+            let dir = tempfile::tempdir().unwrap();
+            let child = launch(port, &dir, &settings);
+            let mut server = Self { child, port, dir, settings: settings.clone() };
+            // The port was free a moment ago; another test's server may have been faster.
+            if server.is_up().await {
+                return server;
+            }
+        }
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -57,17 +67,20 @@ impl RedisServer {
     /// its settings say so.
     pub(crate) async fn restart(&mut self) {
         self.child = launch(self.port, &self.dir, &self.settings);
-        self.ready().await;
+        assert!(self.is_up().await, "redis-server ends at once on port {}", self.port);
     }
 
-    async fn ready(&self) {
-        let link = self.link();
-        eventually("redis-server answers", Duration::from_secs(10), async || {
-            // A server that asks for a password is there, too.
-            let pong = link.query::<String>(&redis::cmd("PING")).await;
-            pong.map_or_else(|error| error.code() == Some("NOAUTH"), |_| true)
+    /// Waits for this very process, not for whoever answers on its port.
+    async fn is_up(&mut self) -> bool {
+        let log = self.dir.path().join(LOG);
+        let child = &mut self.child;
+        arrival("redis-server is up", PATIENCE, || {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            let ended = child.try_wait().unwrap().is_some();
+            let is_up = SIGNS.iter().any(|sign| said.contains(sign));
+            std::future::ready((is_up || ended).then_some(is_up && !ended))
         })
-        .await;
+        .await
     }
 }
 
@@ -83,12 +96,13 @@ fn launch(port: u16, dir: &TempDir, settings: &[String]) -> Child {
     let config = dir.path().join("redis.conf");
     let ours = format!("port {port}\nbind 127.0.0.1\nsave \"\"\ndir {}\n", dir.path().display());
     std::fs::write(&config, ours + &settings.join("\n")).unwrap();
+    let log = File::create(dir.path().join(LOG)).unwrap();
     let sentinel = settings.iter().any(|it| it.starts_with("sentinel "));
     Command::new(&program)
         .arg(&config)
         .args(sentinel.then_some("--sentinel"))
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(log)
         .stderr(Stdio::null())
         .spawn()
         .unwrap_or_else(|error| panic!("cannot run {program}: {error}"))

@@ -27,7 +27,7 @@ async fn services_that_do_not_come_are_named_and_the_start_gives_up() {
     for (options, reason) in [("", "does not answer"), ("?serverSelectionTimeoutMS=300", "refused")]
     {
         let uri = format!("mongodb://127.0.0.1:{mongo}/{options}");
-        let mut daemon = Daemon::spawn(&settings(redis, &uri, &[("STARTUP_TIMEOUT", "2s")]));
+        let mut daemon = Daemon::spawn(&settings(redis, &uri, &[("STARTUP_TIMEOUT", "4s")]));
         assert_eq!(exit(&mut daemon).await, Some(69), "{}", daemon.log().text());
         assert_told(&daemon, &["Redis", &at_redis, "refused"]);
         assert_told(&daemon, &["MongoDB", &at_mongo, reason]);
@@ -68,7 +68,7 @@ async fn a_redis_that_wants_another_password_is_told_as_such() {
         tokio::join!(RedisServer::start(), MongoServer::start(Topology::Standalone));
     let uri = mongo.uri() + "app";
     let link = redis.link();
-    let quick = ("STARTUP_TIMEOUT", "500ms");
+    let quick = ("STARTUP_TIMEOUT", "3s");
     let needless = settings(redis.port(), &uri, &[quick, ("REDIS_PASSWORD", "not-the-word")]);
     let mut require = redis::cmd("CONFIG");
     require.arg("SET").arg("requirepass").arg("open-sesame");
@@ -109,7 +109,7 @@ async fn a_wrong_mongodb_password_is_told_as_such() {
         mongo.uri().replace("://", &format!("://app:{password}@")) + "app?authSource=admin"
     };
 
-    let wrong = settings(redis.port(), &uri("not-the-word"), &[("STARTUP_TIMEOUT", "500ms")]);
+    let wrong = settings(redis.port(), &uri("not-the-word"), &[("STARTUP_TIMEOUT", "3s")]);
     let mut daemon = Daemon::spawn(&wrong);
     assert_eq!(exit(&mut daemon).await, Some(69), "{}", daemon.log().text());
     let text = daemon.log().text();
@@ -129,7 +129,7 @@ async fn a_wrong_mongodb_password_is_told_as_such() {
 async fn a_name_that_the_dns_does_not_know_is_waited_for_like_any_service() {
     let redis = RedisServer::start().await;
     let uri = "mongodb+srv://app:open-sesame@cluster.nowhere.invalid/app";
-    let mut daemon = Daemon::spawn(&settings(redis.port(), uri, &[("STARTUP_TIMEOUT", "2s")]));
+    let mut daemon = Daemon::spawn(&settings(redis.port(), uri, &[("STARTUP_TIMEOUT", "4s")]));
     daemon
         .log()
         .wait(|line| says(line, "start", &["waiting for MongoDB", "nowhere.invalid"]))
