@@ -34,7 +34,7 @@ pub enum LinkError {
     /// Not a list of sentinels.
     #[error(
         "REDIS_URL is not a list of sentinels (expected \
-         redis+sentinel://[user:password@]host1[:port],host2[:port]/master[?db=N])"
+         redis+sentinel://[user:password@]host1[:port],host2[:port]/master[/db])"
     )]
     Sentinel,
 }

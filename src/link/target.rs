@@ -52,7 +52,7 @@ impl RedisTarget {
         Self { nodes, username: None, password: None, db: 0 }
     }
 
-    /// From `redis://`, `rediss://` (TLS) or `redis+sentinel://h1:p1,h2:p2/master?db=0`; user and
+    /// From `redis://`, `rediss://` (TLS) or `redis+sentinel://h1:p1,h2:p2/master/0`; user and
     /// password stand before an `@`. The error never says the password.
     pub fn from_url(url: &str) -> Result<Self, LinkError> {
         match url.split_once("://") {
@@ -125,13 +125,9 @@ fn from_server_url(url: &str) -> Result<RedisTarget, LinkError> {
 fn from_sentinel_url(rest: &str) -> Result<RedisTarget, LinkError> {
     let (authority, path) = rest.split_once('/').ok_or(LinkError::Sentinel)?;
     let (who, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
-    let (master, query) = path.split_once('?').unwrap_or((path, ""));
-    let db = match query.split_once('=') {
-        None if query.is_empty() => 0,
-        Some(("db", number)) => number.parse().map_err(|_number| LinkError::Sentinel)?,
-        _ => return Err(LinkError::Sentinel),
-    };
-    if master.is_empty() || master.contains('/') {
+    let (master, db) = path.split_once('/').unwrap_or((path, "0"));
+    let db: u16 = db.parse().map_err(|_number| LinkError::Sentinel)?;
+    if master.is_empty() || master.contains(['?', '#', ' ']) {
         return Err(LinkError::Sentinel);
     }
     let hosts = hosts.split(',').map(host_and_port).collect::<Option<Vec<_>>>();
@@ -142,7 +138,7 @@ fn from_sentinel_url(rest: &str) -> Result<RedisTarget, LinkError> {
     ))?;
     let nodes =
         Nodes::Sentinels { hosts: hosts.ok_or(LinkError::Sentinel)?, master: master.to_owned() };
-    Ok(RedisTarget { nodes, db, ..login })
+    Ok(RedisTarget { nodes, db: db.into(), ..login })
 }
 
 fn host_and_port(text: &str) -> Option<(String, u16)> {
@@ -163,7 +159,7 @@ mod tests {
         assert_eq!(place("redis://localhost").unwrap(), ("localhost:6379".into(), 0));
         assert_eq!(place("redis://:pw@10.0.0.1:7000/3").unwrap(), ("10.0.0.1:7000".into(), 3));
         assert_eq!(
-            place("redis+sentinel://u:p@s1:1,s2/mymaster?db=2").unwrap(),
+            place("redis+sentinel://u:p@s1:1,s2/mymaster/2").unwrap(),
             ("mymaster (by the sentinels s1:1, s2:26379)".into(), 2)
         );
         let tls = RedisTarget::from_url("rediss://cache.example").unwrap();
@@ -176,7 +172,9 @@ mod tests {
             "redis+sentinel://h",
             "redis+sentinel://h/",
             "redis+sentinel://h:x/m",
-            "redis+sentinel://h/m?bd=1",
+            "redis+sentinel://h/m?db=1",
+            "redis+sentinel://h/m/x",
+            "redis+sentinel://h/m/1/2",
         ] {
             let error = place(bad).expect_err(bad).to_string();
             assert!(error.contains("REDIS_URL") && !error.contains("pw"), "{error}");
