@@ -1,8 +1,12 @@
 //! One fact, told once: every place that has something to report calls here.
 
+use std::fmt::Display;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+
+use tokio::time::Instant;
 
 use crate::domain::attempt::Report;
 use crate::domain::outcome::{Outcome, Trigger};
@@ -82,6 +86,54 @@ pub fn run_ended(run: &Run, now: DateTime<Utc>) {
         run.id,
         good + failed
     );
+}
+
+/// While a trouble lasts, it is told of this often.
+const TELL_EVERY: Duration = Duration::from_secs(30);
+
+/// Something that does not work for a while: told when it begins, now and then, and when it is
+/// over, however often and by however many it is met.
+#[derive(Debug)]
+pub struct Trouble {
+    event: &'static str,
+    begun: &'static str,
+    over: &'static str,
+    lasts: Mutex<Option<Lasts>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Lasts {
+    since: Instant,
+    told: Instant,
+}
+
+impl Trouble {
+    /// A trouble that has not begun: the name of its events, and what is said at both its ends.
+    pub fn new(event: &'static str, begun: &'static str, over: &'static str) -> Self {
+        Self { event, begun, over, lasts: Mutex::default() }
+    }
+
+    /// It was met.
+    pub fn met(&self, error: &dyn Display) {
+        let mut lasts = self.lasts.lock().unwrap_or_else(PoisonError::into_inner);
+        if lasts.is_some_and(|lasts| lasts.told.elapsed() < TELL_EVERY) {
+            return;
+        }
+        let now = Instant::now();
+        let since = lasts.map_or(now, |lasts| lasts.since);
+        *lasts = Some(Lasts { since, told: now });
+        let (event, begun, lasts_s) = (self.event, self.begun, since.elapsed().as_secs());
+        tracing::warn!(event, lasts_s, "{begun}: {error}");
+    }
+
+    /// What failed has worked.
+    pub fn over(&self) {
+        let ended = self.lasts.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(lasts) = ended {
+            let (event, over, lasted_s) = (self.event, self.over, lasts.since.elapsed().as_secs());
+            tracing::info!(event, lasted_s, "{over} after {lasted_s} s");
+        }
+    }
 }
 
 /// A time as logs and answers write it.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::domain::schedule::Schedule;
-use crate::events::rfc3339;
+use crate::events::{Trouble, rfc3339};
 use crate::queue::Queue;
 use crate::store::{Store, StoreError};
 
@@ -40,13 +40,18 @@ impl Scheduler {
     /// A tick that was missed while nothing ran is caught up once: the latest, however many there
     /// were. On the very first start, or under a new pattern, nothing has been missed yet.
     pub async fn run(self, stop: CancellationToken) {
+        let held_up = Trouble::new("schedule", "the schedule is held up", "the schedule goes on");
         stop.run_until_cancelled(async move {
             loop {
-                match self.turn().await {
+                let turn = self.turn().await;
+                if turn.is_ok() {
+                    held_up.over();
+                }
+                match turn {
                     Ok(Some(wait)) => tokio::time::sleep(wait.min(LONGEST_SLEEP)).await,
                     Ok(None) => return,
                     Err(error) => {
-                        tracing::warn!(event = "schedule", %error, "the schedule is held up; trying again");
+                        held_up.met(&error);
                         tokio::time::sleep(RETRY).await;
                     }
                 }

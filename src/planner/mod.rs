@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::domain::routing::Routing;
+use crate::events::Trouble;
 use crate::queue::{Queue, QueueError};
 use crate::store::{Store, StoreError};
 
@@ -85,6 +86,7 @@ pub struct Planner {
     walk: Walk,
     retry: Retry,
     measured: Instant,
+    held_up: Trouble,
 }
 
 impl Planner {
@@ -96,6 +98,7 @@ impl Planner {
             retry: Retry::new(parts.clone()),
             parts,
             measured: Instant::now(),
+            held_up: Trouble::new("planner", "planning is held up", "planning goes on"),
         }
     }
 
@@ -122,9 +125,12 @@ impl Planner {
                 return;
             };
             let next = match self.pass(slots).await {
-                Ok(next) => next,
+                Ok(next) => {
+                    self.held_up.over();
+                    next
+                }
                 Err(error) => {
-                    tracing::warn!(event = "planner", %error, "planning is held up; trying again");
+                    self.held_up.met(&error);
                     Next::After(Duration::from_secs(1))
                 }
             };

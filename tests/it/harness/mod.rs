@@ -10,6 +10,8 @@ pub(crate) mod reference_pds;
 pub(crate) mod scripted_pds;
 pub(crate) mod world;
 
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -51,4 +53,23 @@ pub(crate) fn part(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_unset| {
         panic!("{variable} is not set: run the tests with scripts/test, or eval \"$(scripts/setup --env)\" first")
     })
+}
+
+/// A port that nobody listens on, and that stays this process's while a server on it is stopped
+/// and started again: below those that the system gives to outgoing connections, from a stretch
+/// that other processes of the tests do not begin in.
+pub(crate) fn free_port() -> u16 {
+    const FIRST: u32 = 10_000;
+    const STRETCH: u32 = 100;
+    const STRETCHES: u32 = 200;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let own = FIRST + std::process::id() % STRETCHES * STRETCH;
+    for _ in 0..STRETCH {
+        let step = u32::from(NEXT.fetch_add(1, Ordering::Relaxed)) % STRETCH;
+        let port = u16::try_from(own + step).unwrap_or(u16::MAX);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port from {own} to {} is free", own + STRETCH)
 }

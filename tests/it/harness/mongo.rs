@@ -1,7 +1,6 @@
 //! A real `mongod` of a test's own, on a free port, with its data in a temporary folder.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +11,7 @@ use mongodb::bson::doc;
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
-use super::{PATIENCE, arrival};
+use super::{PATIENCE, arrival, free_port};
 
 /// How the server is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +38,7 @@ impl MongoServer {
     /// Starts a server and waits until it takes writes.
     pub(crate) async fn start(kind: Topology) -> Self {
         let server = loop {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port = free_port();
             let folder = TempDir::new().unwrap();
             let databases = AtomicU32::new(0);
             let mut server = Self { kind, port, folder, process: None, databases };

@@ -1,13 +1,12 @@
 //! A Redis server of the test's own.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use refreshd::link::{Link, RedisTarget};
 use tempfile::TempDir;
 
-use super::{PATIENCE, arrival};
+use super::{PATIENCE, arrival, free_port};
 
 const LOG: &str = "log";
 
@@ -33,7 +32,7 @@ impl RedisServer {
     pub(crate) async fn start_with(settings: &[&str]) -> Self {
         let settings: Vec<_> = settings.iter().map(|&it| it.to_owned()).collect();
         loop {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port = free_port();
             let dir = tempfile::tempdir().unwrap();
             let child = launch(port, &dir, &settings);
             let mut server = Self { child, port, dir, settings: settings.clone() };

@@ -6,12 +6,10 @@ mod outages;
 mod start;
 mod stop;
 
-use std::net::TcpListener;
-
 use super::harness::daemon::Daemon;
 use super::harness::scripted_pds::{Options, ScriptedPds, Session};
 use super::harness::world::{World, text};
-use super::harness::{PATIENCE, eventually};
+use super::harness::{PATIENCE, eventually, free_port};
 
 /// Services, a scripted server, and accounts that are logged in there.
 struct Stage {
@@ -78,11 +76,6 @@ async fn exit(daemon: &mut Daemon) -> Option<i32> {
     let status = daemon.ended().await;
     daemon.log().wait(|line| line["event"] == "log_ended").await;
     status.code()
-}
-
-/// A port that nobody listens on.
-fn closed_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
 }
 
 /// Whether a line of this kind says this.

@@ -77,7 +77,9 @@ async fn no_call_is_made_whose_answer_mongodb_could_not_take() {
         stage.assert_rotated(member).await;
         assert_eq!(stage.pds.calls(&member.session.did), 1, "once each");
     }
-    let told = |event: &'static str| daemon.log().matching(|line| line["event"] == event).len();
-    assert_eq!((told("mongo.down"), told("mongo.up")), (1, 1), "{}", daemon.log().text());
+    let told = |level: &'static str| {
+        daemon.log().matching(|line| line["event"] == "mongo" && line["level"] == level).len()
+    };
+    assert_eq!((told("WARN"), told("INFO")), (1, 1), "{}", daemon.log().text());
     assert!(daemon.stop().await.success());
 }

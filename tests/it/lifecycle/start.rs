@@ -3,7 +3,7 @@
 use mongodb::Client;
 use mongodb::bson::doc;
 
-use super::{Stage, closed_port, exit, says, with};
+use super::{Stage, exit, free_port, says, with};
 use crate::harness::daemon::Daemon;
 use crate::harness::mongo::{MongoServer, Topology};
 use crate::harness::redis::RedisServer;
@@ -21,7 +21,7 @@ fn settings(redis: u16, mongo: &str, more: &[(&str, &str)]) -> Vec<(String, Stri
 
 #[tokio::test]
 async fn services_that_do_not_come_are_named_and_the_start_gives_up() {
-    let (redis, mongo) = (closed_port(), closed_port());
+    let (redis, mongo) = (free_port(), free_port());
     let (at_redis, at_mongo) = (format!("127.0.0.1:{redis}"), format!("127.0.0.1:{mongo}"));
     // With the driver's own patience, longer than the start's, and with a shorter one.
     for (options, reason) in [("", "does not answer"), ("?serverSelectionTimeoutMS=300", "refused")]
@@ -140,10 +140,10 @@ async fn a_name_that_the_dns_does_not_know_is_waited_for_like_any_service() {
 
 #[tokio::test]
 async fn a_signal_ends_a_start_that_waits() {
-    let uri = format!("mongodb://127.0.0.1:{}/app", closed_port());
+    let uri = format!("mongodb://127.0.0.1:{}/app", free_port());
     for signal in ["TERM", "INT"] {
         let more = [("STARTUP_TIMEOUT", "10m")];
-        let mut daemon = Daemon::spawn(&settings(closed_port(), &uri, &more));
+        let mut daemon = Daemon::spawn(&settings(free_port(), &uri, &more));
         daemon.log().wait(|line| says(line, "start", &["waiting for"])).await;
         daemon.signal(signal);
         assert_eq!(exit(&mut daemon).await, Some(0), "{}", daemon.log().text());

@@ -3,8 +3,6 @@
 //! [`Attempt`] decides, this shell does: load the document, take from the server's budget, call,
 //! write by compare-and-set until it is known how that went.
 
-mod outage;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,9 +18,9 @@ use crate::domain::decide::Policy;
 use crate::domain::identity::{AccountId, ServiceUrl};
 use crate::domain::routing::Routing;
 use crate::domain::session::RefreshJwt;
+use crate::events::Trouble;
 use crate::pds::{Client, Reply};
 use crate::store::{Cas, Store, StoreError};
-use outage::Outage;
 
 /// The longest wait between two tries of something that MongoDB cannot do while it is away.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -41,7 +39,7 @@ pub struct Refresher {
     /// How many answers wait for MongoDB to take them: while there are any, no call is made
     /// whose answer could only join them.
     unsaved: watch::Sender<usize>,
-    outage: Outage,
+    outage: Trouble,
 }
 
 impl Refresher {
@@ -53,7 +51,9 @@ impl Refresher {
         (routing, policy): (Routing, Policy),
         clock: Clock,
     ) -> Self {
-        let (unsaved, outage) = (watch::Sender::new(0), Outage::default());
+        let unsaved = watch::Sender::new(0);
+        let away = "MongoDB is not usable; no account is refreshed until it is";
+        let outage = Trouble::new("mongo", away, "MongoDB is back");
         Self { store, clock, pds, budget, routing, policy, unsaved, outage }
     }
 
