@@ -10,6 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
@@ -30,14 +31,24 @@ pub enum TokenError {
     Claims,
 }
 
+/// Of any type, as far as it can be: a pair that was received must not be lost over an unusual
+/// claim.
 #[derive(Deserialize)]
 struct RawClaims {
-    sub: Option<String>,
-    #[serde(default)]
-    aud: Option<String>,
-    jti: Option<String>,
-    iat: Option<i64>,
-    exp: Option<i64>,
+    sub: Option<Value>,
+    aud: Option<Value>,
+    jti: Option<Value>,
+    iat: Option<Value>,
+    exp: Option<Value>,
+}
+
+/// A text, or the first text of a list: RFC 7519 allows both for `aud`.
+fn text(claim: Option<Value>) -> Option<String> {
+    match claim? {
+        Value::String(text) => Some(text),
+        Value::Array(list) => list.into_iter().find_map(|item| text(Some(item))),
+        _ => None,
+    }
 }
 
 fn raw_claims(token: &str) -> Result<RawClaims, TokenError> {
@@ -54,8 +65,19 @@ fn raw_claims(token: &str) -> Result<RawClaims, TokenError> {
     serde_json::from_slice(&json).map_err(|_json| TokenError::NotJwt)
 }
 
-fn instant(seconds: Option<i64>) -> Result<DateTime<Utc>, TokenError> {
-    seconds.and_then(|s| DateTime::from_timestamp(s, 0)).ok_or(TokenError::Claims)
+/// A `NumericDate` (RFC 7519): whole seconds, or fractions of them, which are cut off.
+fn instant(claim: Option<&Value>) -> Result<DateTime<Utc>, TokenError> {
+    let seconds = claim.and_then(|it| it.as_i64().or_else(|| to_whole(it.as_f64()?)));
+    seconds.and_then(|seconds| DateTime::from_timestamp(seconds, 0)).ok_or(TokenError::Claims)
+}
+
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    reason = "in the bounds that are checked"
+)]
+fn to_whole(seconds: f64) -> Option<i64> {
+    (0.0..1e11).contains(&seconds).then_some(seconds as i64)
 }
 
 /// An access token: what posting uses, for some two hours.
@@ -68,7 +90,7 @@ pub struct AccessJwt {
 impl AccessJwt {
     /// Reads a token's own expiry.
     pub fn parse(token: &str) -> Result<Self, TokenError> {
-        let expires_at = instant(raw_claims(token)?.exp)?;
+        let expires_at = instant(raw_claims(token)?.exp.as_ref())?;
         Ok(Self { token: token.into(), expires_at })
     }
 
@@ -105,11 +127,11 @@ impl RefreshJwt {
     pub fn parse(token: &str) -> Result<Self, TokenError> {
         let claims = raw_claims(token)?;
         Ok(Self {
-            subject: claims.sub.ok_or(TokenError::Claims)?,
-            audience: claims.aud.unwrap_or_default(),
-            jti: claims.jti.unwrap_or_else(|| fingerprint(token)),
-            issued_at: instant(claims.iat)?,
-            expires_at: instant(claims.exp)?,
+            subject: text(claims.sub).ok_or(TokenError::Claims)?,
+            audience: text(claims.aud).unwrap_or_default(),
+            jti: text(claims.jti).unwrap_or_else(|| fingerprint(token)),
+            issued_at: instant(claims.iat.as_ref())?,
+            expires_at: instant(claims.exp.as_ref())?,
             token: token.into(),
         })
     }
@@ -176,7 +198,7 @@ pub(crate) mod tests {
     use super::*;
 
     /// An unsigned token with the given claims, for the tests of this crate.
-    pub(crate) fn token(claims: &serde_json::Value) -> String {
+    pub(crate) fn token(claims: &Value) -> String {
         format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims.to_string()))
     }
 
@@ -203,6 +225,18 @@ pub(crate) mod tests {
             .unwrap();
         assert!(one.jti().starts_with("sha256-"));
         assert_ne!(one.jti(), two.jti());
+    }
+
+    #[test]
+    fn unusual_claims_are_read_as_far_as_they_can_be() {
+        let text = token(&serde_json::json!({
+            "sub": "d", "aud": ["did:web:a.example", "b"], "jti": 7, "iat": 10.9, "exp": 2e1,
+        }));
+        let jwt = RefreshJwt::parse(&text).unwrap();
+        assert_eq!(jwt.audience(), "did:web:a.example");
+        assert_eq!((jwt.issued_at().timestamp(), jwt.expires_at().timestamp()), (10, 20));
+        assert!(jwt.jti().starts_with("sha256-"));
+        assert!(AccessJwt::parse(&token(&serde_json::json!({"exp": 5}))).is_ok());
     }
 
     #[test]
