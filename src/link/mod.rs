@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue};
+use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, Value};
 use redis::{Pipeline, RedisError, ScriptInvocation, ServerErrorKind};
 use secrecy::ExposeSecret as _;
 use tokio::sync::{Mutex, watch};
@@ -191,6 +191,12 @@ impl Link {
             format!("redis at {place} has no database {}: check REDIS_DB", self.0.target.db)
         } else if says("OOM") {
             format!("redis at {place} is full: give it more memory (maxmemory)")
+        } else if says("MISCONF") {
+            format!("redis at {place} cannot write to its disk, and so takes no jobs: see its log")
+        } else if matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly)) {
+            format!(
+                "redis at {place} is a replica and takes no jobs: name the primary, or use Sentinel"
+            )
         } else if says("NOPERM") {
             format!("redis at {place} does not let this user do all that is needed: {text}")
         } else {
@@ -203,7 +209,7 @@ impl Link {
         loop {
             let mut wait = PING_FIRST;
             while *health.borrow_and_update() != Health::Up {
-                if self.ping().await.is_ok() {
+                if self.prove().await.is_ok() {
                     break;
                 }
                 sleep(wait.mul_f64(rand::random_range(0.5..=1.0))).await;
@@ -213,6 +219,26 @@ impl Link {
                 return;
             }
         }
+    }
+
+    /// Whether Redis would do what is asked of it: a replica answers, too, but takes no writes. A
+    /// server that cannot write to its disk refuses the PING as well.
+    async fn prove(&self) -> Result<(), RedisError> {
+        let used = self.shared().await?;
+        let mut connection = (*used).clone();
+        let pong: Result<String, _> = redis::cmd("PING").query_async(&mut connection).await;
+        let role: Result<Vec<Value>, _> = redis::cmd("ROLE").query_async(&mut connection).await;
+        let is_replica = |role: &[Value]| matches!(role.first(), Some(Value::BulkString(name)) if name == b"slave");
+        let answer = match (pong, role) {
+            (Err(error), _) => Err(error),
+            (_, Ok(role)) if is_replica(&role) => {
+                let what = (ErrorKind::Server(ServerErrorKind::ReadOnly), "it is a replica");
+                Err(RedisError::from(what))
+            }
+            // Not everybody may ask for the role.
+            _ => Ok(()),
+        };
+        self.note(&used, answer).await
     }
 
     async fn shared(&self) -> Result<Arc<MultiplexedConnection>, RedisError> {
@@ -342,9 +368,9 @@ fn is_lost(error: &RedisError) -> bool {
     );
     server
         || error.is_unrecoverable_error()
-        || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
+        || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "MISCONF"))
         // Redis 6.2 wraps what a script ran into.
-        || error.detail().is_some_and(|it| it.contains("-READONLY"))
+        || error.detail().is_some_and(|it| it.contains("-READONLY") || it.contains("-MISCONF"))
 }
 
 #[cfg(test)]

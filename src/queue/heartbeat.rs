@@ -25,6 +25,9 @@ pub struct Leadership {
     pub slots: u64,
 }
 
+/// What comes and goes by the millisecond is not asked as often.
+const AFTER_OUTAGE: Duration = Duration::from_millis(200);
+
 /// Gives signs of life until it is dropped.
 pub(super) async fn beat(queue: Arc<Inner>) {
     let mut health = queue.link.health();
@@ -47,7 +50,7 @@ pub(super) async fn beat(queue: Arc<Inner>) {
         tokio::select! {
             () = sleep(EVERY) => {}
             // After an outage our key is gone: before somebody takes us for dead.
-            () = outage(&mut health) => {}
+            () = outage(&mut health) => sleep(AFTER_OUTAGE).await,
         }
     }
 }

@@ -67,6 +67,43 @@ async fn a_lost_redis_is_found_again() {
 }
 
 #[tokio::test]
+async fn a_replica_answers_and_is_of_no_use() {
+    let (server, primary) = tokio::join!(RedisServer::start(), RedisServer::start());
+    let (link, tracker, stop) = (server.link(), TaskTracker::new(), CancellationToken::new());
+    let kept = tracker.spawn(link.clone().keep(stop.clone()));
+    let mut health = link.health();
+    let up = |health: &Health| *health == Health::Up;
+    tokio::time::timeout(SOON, health.wait_for(up)).await.unwrap().unwrap();
+
+    let follow = |host: &str, port: &str| {
+        let mut command = redis::cmd("REPLICAOF");
+        command.arg(host).arg(port);
+        command
+    };
+    let (host, port) = ("127.0.0.1", primary.port().to_string());
+    link.query::<String>(&follow(host, &port)).await.unwrap();
+    let write = redis::cmd("INCR").arg("n").to_owned();
+    let refused = link.query::<u64>(&write).await.unwrap_err();
+    assert!(link.explain(&refused).contains("is a replica"), "{}", link.explain(&refused));
+    // The link's own tries find a server that answers, and are not taken in.
+    let tries = async || {
+        let info: String =
+            server.link().query(redis::cmd("INFO").arg("commandstats")).await.unwrap();
+        let role = info.lines().find(|line| line.starts_with("cmdstat_role:")).unwrap_or_default();
+        role.split(['=', ',']).nth(1).and_then(|calls| calls.parse::<u32>().ok()).unwrap_or(0)
+    };
+    let before = tries().await;
+    eventually("two more tries", SOON, async || tries().await >= before + 2).await;
+    assert!(matches!(&*health.borrow(), Health::Down { .. }), "it is still of no use");
+
+    server.link().query::<String>(&follow("NO", "ONE")).await.unwrap();
+    tokio::time::timeout(SOON, health.wait_for(up)).await.unwrap().unwrap();
+    assert_eq!(link.query::<u64>(&write).await.unwrap(), 1);
+    stop.cancel();
+    kept.await.unwrap();
+}
+
+#[tokio::test]
 async fn sentinels_name_the_server() {
     let server = RedisServer::start().await;
     let monitor = format!("sentinel monitor ours 127.0.0.1 {} 1", server.port());
