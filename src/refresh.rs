@@ -25,6 +25,9 @@ use crate::store::{Cas, Store, StoreError};
 /// The longest wait between two tries of something that MongoDB cannot do while it is away.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
+/// How often MongoDB may refuse a verdict or bookkeeping before it is dropped.
+const MOST_REFUSALS: u32 = 4;
+
 /// Refreshes accounts, one at a time each, many at once.
 #[derive(Debug)]
 pub struct Refresher {
@@ -126,8 +129,11 @@ impl Refresher {
                 Ok(Cas::Missed(document)) => Event::Missed(document),
                 Err(error) => {
                     // A refusal is about this document alone and holds up nobody else.
-                    if error.is_transient() {
+                    if !matches!(error, StoreError::Refused(_)) {
                         held.get_or_insert_with(|| Held::new(&self.unsaved));
+                    } else if save.change.rotation.is_none() && failures >= MOST_REFUSALS {
+                        // Without a pair nothing is lost: the account stays as due as it was.
+                        return Event::Missed(None);
                     }
                     self.wait_out(save.expected.id, &error, &mut failures).await;
                     continue;
@@ -141,17 +147,17 @@ impl Refresher {
     async fn wait_out(&self, account: AccountId, error: &StoreError, failures: &mut u32) {
         *failures += 1;
         let mut wait = backoff::transient(*failures, rand::random());
-        if error.is_transient() {
-            tracing::debug!(event = "mongo.retry", %account, attempt = *failures, "trying again");
-            self.outage.met(error);
-            wait = wait.min(LONGEST_WAIT);
-        } else {
+        if matches!(error, StoreError::Refused(_)) {
             tracing::error!(
                 event = "mongo.refused",
                 %account,
                 attempt = *failures,
-                "MongoDB refuses what account {account} needs; trying again: {error}"
+                "MongoDB refuses what account {account} needs: {error}"
             );
+        } else {
+            tracing::debug!(event = "mongo.retry", %account, attempt = *failures, "trying again");
+            self.outage.met(error);
+            wait = wait.min(LONGEST_WAIT);
         }
         tokio::time::sleep(wait).await;
     }

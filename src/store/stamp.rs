@@ -80,7 +80,12 @@ impl Answer {
                     Some(Ok(at)) if i32::try_from(code) == Ok(PATH_NOT_VIABLE) => {
                         not_viable.push(at);
                     }
-                    _ => return Err(StoreError::Refused(format!("write error {code}"))),
+                    // A rule of the application's about that document, say: it stays as it is.
+                    _ => tracing::warn!(
+                        event = "stamp",
+                        code,
+                        "MongoDB refuses to note the server of an account (write error {code})"
+                    ),
                 }
             }
         }
