@@ -12,7 +12,8 @@ use crate::domain::backoff::LONGEST_RETRY_AFTER;
 use crate::domain::identity::ServiceUrl;
 use crate::link::Link;
 
-/// The longest that a worker waits for its turn (queue.md, "metered at the source").
+/// The longest that a worker waits for its turn (queue.md, "metered at the source"), unless turns
+/// are further apart than that.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// How much of the budget may be spent at one moment after a pause, in time.
@@ -77,7 +78,7 @@ impl Budget {
         call.key(self.closed_key(service))
             .arg(millis(interval))
             .arg(millis(BURST))
-            .arg(millis(LONGEST_WAIT));
+            .arg(millis(interval.max(LONGEST_WAIT)));
         let (granted, wait): (u8, u64) = self.link.invoke(&call).await?;
         Ok((granted == 1, Duration::from_millis(wait)))
     }
