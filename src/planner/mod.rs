@@ -38,6 +38,9 @@ const IDLE: Duration = Duration::from_secs(5);
 /// How long a pass may go on after `stop`.
 const LAST_PASS: Duration = Duration::from_secs(2);
 
+/// Servers that are looked after.
+const MOST_SERVERS: u32 = 100_000;
+
 /// Why a pass could not be finished. The next one begins where it stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -118,6 +121,10 @@ impl Planner {
     async fn plan(&mut self, stop: &CancellationToken) {
         let mut leadership = self.parts.queue.leadership();
         loop {
+            if !leadership.borrow_and_update().leader {
+                // Whoever leads meanwhile goes on; what we remember is history by then.
+                self.walk.forget();
+            }
             let leads = leadership.wait_for(|leadership| leadership.leader);
             let Some(Ok(slots)) =
                 stop.run_until_cancelled(leads).await.map(|it| it.map(|it| it.slots))

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::choice::job;
 use super::room::Room;
-use super::{Next, Parts, PlanError};
+use super::{MOST_SERVERS, Next, Parts, PlanError};
 use crate::domain::account::Unusable;
 use crate::domain::identity::ServiceUrl;
 use crate::domain::outcome::Trigger;
@@ -23,8 +23,9 @@ const AT_THE_EARLIEST: Duration = Duration::from_secs(1);
 /// Retries read at once for one server.
 const PAGE: u32 = 500;
 
-/// Servers that are looked after.
-const MOST_SERVERS: u32 = 100_000;
+/// A `nextAttemptAt` further away than any rule could have put it was written under a clock that
+/// was wrong, and is due now (contract.md). An hour more than that: clocks differ.
+const ASTRAY: Duration = Duration::from_hours(25);
 
 /// The planner's part for retries.
 #[derive(Debug)]
@@ -87,7 +88,9 @@ impl Retry {
             return Ok(AT_THE_EARLIEST);
         }
         let now = self.parts.clock.now();
-        let due = self.parts.store.due(service.as_str(), now, PAGE).await?;
+        let store = &self.parts.store;
+        let mut due = store.due(service.as_str(), now, PAGE).await?;
+        due.extend(store.astray(service.as_str(), now + ASTRAY, PAGE).await?);
         // A document that cannot be attempted would stay due for ever.
         let jobs: Vec<_> = due
             .iter()

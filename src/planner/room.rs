@@ -51,6 +51,7 @@ impl Room {
         }
         self.rate.retain(|_, rate| *rate > 0.01);
         self.made.clear();
+        self.waiting.clear();
         self.held = held;
         self.slots = slots;
     }
@@ -68,7 +69,7 @@ impl Room {
         self.held.entry(service.to_owned()).or_default();
     }
 
-    /// Says whether accounts of `service` wait for room.
+    /// Says whether accounts of `service` wait for room, in this pass.
     pub(super) fn wants(&mut self, service: &str, more: bool) {
         if more {
             self.waiting.insert(service.to_owned());

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::choice::{Choice, choose};
 use super::room::Room;
-use super::{IDLE, Next, Parts, PlanError};
+use super::{IDLE, MOST_SERVERS, Next, Parts, PlanError};
 use crate::domain::attempt::Expected;
 use crate::domain::identity::{AccountId, ServiceUrl};
 use crate::domain::outcome::Outcome;
@@ -27,8 +27,12 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// Walks over a run's accounts to find jobs that Redis lost; the last one finds none.
 const MOST_PASSES: u32 = 10;
 
-/// Servers of one run.
-const MOST_SERVERS: u32 = 100_000;
+/// Skipped accounts that a page has room for, beside those that become jobs.
+const SPARE: u32 = 50;
+
+/// A server that wants to be left alone for longer than this does not hold its run, and all later
+/// ones, open: its accounts end as `rate_limited`, without a call, and are retried when it is over.
+const LONGEST_HOLD: Duration = Duration::from_mins(10);
 
 /// The row of the accounts that no server can be named for.
 const NO_SERVER: &str = "";
@@ -68,6 +72,11 @@ impl Walk {
     /// Whether a run is under way whose servers are known.
     pub(super) fn knows_servers(&self) -> bool {
         self.current.as_ref().is_some_and(|current| !current.rows.is_empty())
+    }
+
+    /// Forgets where it is: another instance goes on.
+    pub(super) fn forget(&mut self) {
+        self.current = None;
     }
 
     /// Goes on with the oldest run that is not done.
@@ -141,7 +150,7 @@ impl Walk {
         if let Some(last) = page.last() {
             current.swept = Some(last.id);
         }
-        if is_last(&page) {
+        if is_last(&page, PAGE) {
             let mut services = store.services(None, MOST_SERVERS).await?;
             services.push(NO_SERVER.to_owned());
             store.add_rows(&current.run.id, &services).await?;
@@ -170,18 +179,17 @@ impl Walk {
         if room.left(&row.service) == 0 {
             return Ok(Next::Room);
         }
-        if let Some(wait) = self.closed_for(&row.service).await {
+        if let Some(wait) = self.closed_for(&row.service).await
+            && wait <= LONGEST_HOLD
+        {
             // It does not wait for room: the others' share need not shrink for it.
             room.wants(&row.service, false);
             return Ok(Next::After(wait.min(IDLE)));
         }
         for _ in 0..PAGES_A_PASS {
-            let left = room.left(&row.service);
-            if left == 0 {
+            if !self.walk_page((run, met), row, room).await? {
                 return Ok(Next::Room);
             }
-            let made = self.walk_page((run, met), row, left).await?;
-            room.give(&row.service, made);
             if row.done {
                 room.wants(&row.service, false);
                 return Ok(Next::After(BETWEEN_TALLIES));
@@ -195,40 +203,51 @@ impl Walk {
         self.parts.budget.closed_for(&service).await
     }
 
-    /// Makes at most `left` jobs of the row's next page, then moves its cursor past them. A crash
-    /// in between walks the page again, and its jobs join the ones that were made.
+    /// Makes jobs of the row's next accounts, as far as there is room, then moves its cursor past
+    /// them. A crash in between walks them again, and their jobs join the ones that were made.
+    /// False: there is no room for the next one.
     async fn walk_page(
         &self,
         (run, met): (&Run, &mut Met),
         row: &mut RunRow,
-        left: usize,
-    ) -> Result<u64, PlanError> {
+        room: &mut Room,
+    ) -> Result<bool, PlanError> {
         let store = &self.parts.store;
+        let limit = page_size(room.left(&row.service));
         let page = if row.service == NO_SERVER {
-            store.unstamped(row.cursor, PAGE).await?
+            store.unstamped(row.cursor, limit).await?
         } else {
-            store.page(&row.service, row.cursor, PAGE).await?
+            store.page(&row.service, row.cursor, limit).await?
         };
         let mut jobs: Vec<NewJob> = Vec::new();
         let (mut fresh, mut cursor, mut consumed) = (0, row.cursor, 0);
         for document in &page {
-            if jobs.len() == left {
-                break;
-            }
             match choose(document, run, &self.parts.routing) {
                 Choice::Skip => {}
                 Choice::Malformed => met.malformed += 1,
                 Choice::Fresh => fresh += 1,
-                Choice::Job(job) => jobs.push(*job),
+                Choice::Job(job) => {
+                    // By the server that its token names now, which the row's may no longer be.
+                    let service = job.service.as_ref().map_or(NO_SERVER, ServiceUrl::as_str);
+                    if room.left(service) == 0 {
+                        break;
+                    }
+                    room.give(service, 1);
+                    jobs.push(*job);
+                }
             }
             cursor = Some(document.id);
             consumed += 1;
+        }
+        if consumed == 0 && !page.is_empty() {
+            return Ok(false);
         }
         let added = self.parts.queue.enqueue(&jobs).await?;
         let joined = added.iter().filter(|job| job.how != Added::New).count();
         met.joined += u64::try_from(joined).unwrap_or(u64::MAX);
         let made = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
-        let done = consumed == page.len() && is_last(&page);
+        let all = consumed == page.len();
+        let done = all && is_last(&page, limit);
         let service = row.service.as_str();
         let step = Advance { service, from: row.cursor, to: cursor, jobs: made, fresh, done };
         if !store.advance(&run.id, &step).await? {
@@ -238,7 +257,7 @@ impl Walk {
         row.fresh += fresh;
         row.cursor = cursor;
         row.done = done;
-        Ok(made)
+        Ok(all)
     }
 
     /// Every job is made: waits until they have ended, and looks for those that Redis lost.
@@ -246,7 +265,10 @@ impl Walk {
         let tally = self.parts.queue.run_tally(&current.run.id).await?;
         if let Some(tally) = tally.as_ref().filter(|tally| tally.open > 0) {
             self.save_counts(&mut current, tally.clone()).await?;
-            return Ok((Next::After(BETWEEN_TALLIES), Some(current)));
+            if !self.is_evicted(&current.run).await? {
+                return Ok((Next::After(BETWEEN_TALLIES), Some(current)));
+            }
+            return self.walk_again(current).await;
         }
         let made: u64 = current.rows.iter().map(|row| row.jobs).sum();
         let ended: u64 = tally.iter().flat_map(|tally| tally.outcomes.values()).sum();
@@ -271,6 +293,20 @@ impl Walk {
         Ok((Next::Now, None))
     }
 
+    /// Whether Redis counts open jobs of a run but holds none at all: it was made to forget them.
+    async fn is_evicted(&self, run: &Run) -> Result<bool, PlanError> {
+        let queue = &self.parts.queue;
+        if queue.depth().await?.lanes.values().any(|lane| lane.waiting + lane.running > 0) {
+            return Ok(false);
+        }
+        // The last job may have ended between the two questions.
+        let evicted = queue.run_tally(&run.id).await?.is_some_and(|tally| tally.open > 0);
+        if evicted {
+            queue.end_run(&run.id).await?;
+        }
+        Ok(evicted)
+    }
+
     /// The totals as the accounts themselves tell them.
     async fn recount(&self, current: &mut Current) -> Result<(), PlanError> {
         let mut outcomes = self.parts.store.recount(current.run.cut_off).await?;
@@ -292,8 +328,10 @@ impl Walk {
                 current.run.id
             );
         }
+        if !self.parts.store.walk_again(&current.run.id, &current.run.counts).await? {
+            return Err(PlanError::Overtaken);
+        }
         self.parts.queue.begin_run(&current.run.id).await?;
-        self.parts.store.walk_again(&current.run.id, &current.run.counts).await?;
         Ok((Next::After(BETWEEN_WALKS), None))
     }
 
@@ -316,8 +354,13 @@ const BETWEEN_WALKS: Duration = Duration::from_secs(1);
 /// How many runs are kept for the admin API.
 const KEPT_RUNS: u32 = 200;
 
-fn is_last<T>(page: &[T]) -> bool {
-    u32::try_from(page.len()).is_ok_and(|read| read < PAGE)
+/// How many accounts to read for `left` jobs.
+fn page_size(left: usize) -> u32 {
+    u32::try_from(left).unwrap_or(PAGE).saturating_add(SPARE).min(PAGE)
+}
+
+fn is_last<T>(page: &[T], limit: u32) -> bool {
+    u32::try_from(page.len()).is_ok_and(|read| read < limit)
 }
 
 fn counts(rows: &[RunRow], tally: RunTally) -> Counts {

@@ -4,7 +4,7 @@ use mongodb::bson::{Bson, Document as BsonDocument, RawDocument, doc};
 
 use super::bound::{LONGEST_CALL, LONGEST_READ, bounded};
 use super::error::StoreError;
-use super::run::Counts;
+use super::run::{Counts, RunState};
 use super::{ROWS, RUNS, Store, field, write};
 use crate::domain::identity::AccountId;
 use crate::domain::run::RunId;
@@ -120,15 +120,19 @@ impl Store {
         .await
     }
 
-    /// Begins a run's walk again, because its jobs were lost: its rows go back to the start, and
-    /// then its `pass` goes up. After an error in between, the rows are simply put back again.
-    pub async fn walk_again(&self, run: &RunId, counts: &Counts) -> Result<(), StoreError> {
+    /// Begins a run's walk again, because its jobs were lost: its `pass` goes up, then its rows go
+    /// back to the start. After an error in between, the next walk finds them done and begins
+    /// again. False: the run is not running (any more).
+    pub async fn walk_again(&self, run: &RunId, counts: &Counts) -> Result<bool, StoreError> {
         bounded(LONGEST_CALL, async {
+            let running = doc! { "_id": run.as_str(), "state": RunState::Running.as_str() };
+            let change = doc! { "$set": { "counts": counts.to_bson() }, "$inc": { "pass": 1 } };
+            if self.named(RUNS).update_one(running, change).await?.matched_count == 0 {
+                return Ok(false);
+            }
             let start = doc! { "cursor": Bson::Null, "done": false, "jobs": 0_i64, "fresh": 0_i64 };
             self.named(ROWS).update_many(of(run), doc! { "$set": start }).await?;
-            let change = doc! { "$set": { "counts": counts.to_bson() }, "$inc": { "pass": 1 } };
-            self.named(RUNS).update_one(doc! { "_id": run.as_str() }, change).await?;
-            Ok(())
+            Ok(true)
         })
         .await
     }

@@ -176,11 +176,31 @@ async fn a_walk_goes_on_where_it_was() {
         ("https://b.example", None, false)
     );
     assert!(store.rows(&other).await.unwrap().iter().all(|row| row.cursor.is_none()));
+}
 
-    store.walk_again(&run, &Counts::default()).await.unwrap();
+#[tokio::test]
+async fn only_a_run_that_is_running_is_walked_again() {
+    let place = Place::shared().await;
+    let store = &place.store;
+    let run = store.request_run(Trigger::Manual, at(0)).await.unwrap().id;
+    let service = "https://a.example";
+    store.add_rows(&run, &[service.to_owned()]).await.unwrap();
+    let step =
+        Advance { service, from: None, to: Some(some_account()), jobs: 2, fresh: 1, done: true };
+    assert!(store.advance(&run, &step).await.unwrap());
+    let again = async || store.walk_again(&run, &Counts::default()).await.unwrap();
+    assert!(!again().await, "it waits");
+
+    assert!(store.start_run(&run, at(1)).await.unwrap());
+    assert!(again().await);
     let rows = store.rows(&run).await.unwrap();
     assert!(rows.iter().all(|row| row.cursor.is_none() && !row.done && row.jobs + row.fresh == 0));
-    assert!(!store.advance(&run, &step(Some(two), None, true)).await.unwrap());
+    assert_eq!(store.run(&run).await.unwrap().unwrap().pass, 1);
+
+    assert!(store.advance(&run, &step).await.unwrap());
+    assert!(store.finish_run(&run, at(2), &Counts::default()).await.unwrap());
+    assert!(!again().await, "it is done");
+    assert!(store.rows(&run).await.unwrap().iter().all(|row| row.done));
 }
 
 #[tokio::test]
