@@ -65,10 +65,7 @@ pub fn run_started(run: &Run) {
 
 /// A refresh-all is over.
 pub fn run_ended(run: &Run, now: DateTime<Utc>) {
-    let count = |which: fn(Outcome) -> bool| -> u64 {
-        run.counts.outcomes.iter().filter(|(outcome, _)| which(**outcome)).map(|(_, n)| n).sum()
-    };
-    let (good, failed) = (count(Outcome::is_success), count(|outcome| !outcome.is_success()));
+    let (good, failed) = (run.counts.succeeded(), run.counts.failed());
     let totals = run.counts.outcomes.iter().map(|(outcome, n)| format!("{outcome} {n}"));
     let took = now - run.started_at.unwrap_or(now);
     tracing::info!(

@@ -49,7 +49,7 @@ async fn look_at_run(services: &Services, id: &RunId) -> Result<Progress<Option<
     let run = services.store.run(id).await?;
     Ok(match run {
         Some(run) if run.state != RunState::Done => {
-            let (good, failed) = totals(&run);
+            let (good, failed) = (run.counts.succeeded(), run.counts.failed());
             let what = match run.state {
                 RunState::Queued => "waiting for the daemon to start the run".to_owned(),
                 _ => format!("{failed} failed"),
@@ -58,14 +58,6 @@ async fn look_at_run(services: &Services, id: &RunId) -> Result<Progress<Option<
         }
         over => Progress::Over(over),
     })
-}
-
-fn totals(run: &Run) -> (u64, u64) {
-    let sum = |good: bool| {
-        let outcomes = run.counts.outcomes.iter();
-        outcomes.filter(|(outcome, _)| outcome.is_success() == good).map(|(_, n)| n).sum()
-    };
-    (sum(true), sum(false))
 }
 
 async fn report(services: &Services, run: &Run) -> anyhow::Result<Exit> {
@@ -79,7 +71,7 @@ async fn report(services: &Services, run: &Run) -> anyhow::Result<Exit> {
     if !outcomes.is_empty() {
         line(tidy(&outcomes))?;
     }
-    let (good, failed) = totals(run);
+    let (good, failed) = (run.counts.succeeded(), run.counts.failed());
     if failed == 0 {
         note(format_args!("{} refreshed, none failed", counted(good, "account")));
         return Ok(Exit::Fine);

@@ -59,9 +59,6 @@ pub(super) async fn get(State(api): State<Arc<Api>>, given: PathId) -> Result<Re
 /// A run as answers show it.
 pub(super) fn describe(run: &Run) -> Map<String, Value> {
     let outcomes = run.counts.outcomes.iter();
-    let (good, failed): (Vec<_>, Vec<_>) =
-        outcomes.clone().partition(|(outcome, _)| outcome.is_success());
-    let sum = |which: Vec<(_, &u64)>| which.into_iter().map(|(_, n)| n).sum::<u64>();
     let fields = [
         ("id", json!(run.id.as_str())),
         ("state", json!(run.state.as_str())),
@@ -71,8 +68,8 @@ pub(super) fn describe(run: &Run) -> Map<String, Value> {
         ("startedAt", time(run.started_at)),
         ("endedAt", time(run.ended_at)),
         ("jobs", json!(run.counts.jobs)),
-        ("succeeded", json!(sum(good))),
-        ("failed", json!(sum(failed))),
+        ("succeeded", json!(run.counts.succeeded())),
+        ("failed", json!(run.counts.failed())),
         ("leftOut", json!(run.counts.fresh)),
         (
             "outcomes",

@@ -132,6 +132,20 @@ impl Run {
 }
 
 impl Counts {
+    /// Accounts that hold a live session now.
+    pub fn succeeded(&self) -> u64 {
+        self.sum(Outcome::is_success)
+    }
+
+    /// Accounts that do not, as far as the run found out.
+    pub fn failed(&self) -> u64 {
+        self.sum(|outcome| !outcome.is_success())
+    }
+
+    fn sum(&self, which: impl Fn(Outcome) -> bool) -> u64 {
+        self.outcomes.iter().filter(|(outcome, _)| which(**outcome)).map(|(_, n)| n).sum()
+    }
+
     fn read(raw: &RawDocument) -> Self {
         let by_name = |outcomes: &RawDocument| {
             let pairs = Outcome::ALL.iter().copied();
