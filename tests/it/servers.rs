@@ -101,6 +101,23 @@ async fn a_server_that_asks_for_time_gets_it_and_the_other_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_asks_for_a_day_does_not_hold_up_the_next_run() {
+    let (world, silent, good, daemon) = stage(&[]).await;
+    let _waiting = Fleet::of(&world, &silent, 50).await;
+    let _fleet = Fleet::of(&world, &good, 50).await;
+    silent.fail_next(1_000, &Fault::rate_limited(86_400));
+
+    let run = daemon.refresh_all().await;
+    assert_eq!(run["outcomes"], json!({"refreshed": 50, "rate_limited": 50}), "{run}");
+    let run = daemon.refresh_all().await;
+    assert_eq!(run["outcomes"], json!({"refreshed": 50, "rate_limited": 50}), "{run}");
+    assert_eq!((good.answers(200), silent.answers(200)), (100, 0));
+    let asked = silent.total_calls();
+    assert!(asked <= 2 * SLOTS, "{asked} calls came to the server that asked for a day");
+    assert_nobody_is_blamed(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_gone_fails_its_own_accounts_only() {
     let (world, gone, good, daemon) = stage(&[]).await;
     let lost = Fleet::of(&world, &gone, 40).await.len();

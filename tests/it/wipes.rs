@@ -92,3 +92,17 @@ async fn redis_killed_and_restarted_empty_in_the_middle_of_a_run_leaves_no_accou
     let run = stage.daemon.run(&id).await;
     stage.assert_whole(&fleet, &run, 1).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lanes_that_redis_drops_in_the_middle_of_a_run_leave_no_account_out() {
+    let stage = Stage::set().await;
+    let fleet = Fleet::of(&stage.world, &stage.pds, MANY).await;
+    let id = stage.daemon.ask_for_run().await;
+    fleet.called(fleet.len() / 4).await;
+    let link = stage.world.redis.link();
+    let lanes: Vec<String> = link.query(redis::cmd("KEYS").arg("*:q:*")).await.expect("keys");
+    let dropped: usize = link.query(redis::cmd("DEL").arg(lanes)).await.expect("a drop");
+    assert!(dropped > 0 && stage.pds.total_calls() < fleet.len(), "it is dropped in the middle");
+    let run = stage.daemon.run(&id).await;
+    stage.assert_whole(&fleet, &run, 1).await;
+}
