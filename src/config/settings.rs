@@ -179,7 +179,7 @@ settings! {
         PDS_ALLOW_PRIVATE = Kind::Flag, Some("false"),
             "Whether a server named by a token may be plain http or have a private address. Only \
             for development: it lets whoever writes a token choose a host inside your network.";
-        PDS_RATE_LIMIT = Kind::Text("calls per time such as 8/s, 400/m or 2400/5m, or off"), Some("8/s"),
+        PDS_RATE_LIMIT = Kind::Text("calls per time such as 8/s, 400/m or 2400/5m, at least 6/m, or off"), Some("8/s"),
             "Calls per server and egress address, shared by all instances behind it; off for no \
             limit of our own. What a server says of its limits always wins. 8/s stays below \
             Bluesky's 3000 per 5 minutes and address.";
