@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod decide;
 pub mod identity;
 pub mod outcome;
+pub mod pending;
 pub mod routing;
 pub mod run;
 pub mod schedule;

@@ -41,6 +41,8 @@ macro_rules! names {
     };
 }
 
+pub(super) use names;
+
 names! {
     /// How an attempt ended.
     Outcome {
