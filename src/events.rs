@@ -9,6 +9,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use tokio::time::Instant;
 
 use crate::domain::attempt::Report;
+use crate::domain::identity::ServiceUrl;
 use crate::domain::outcome::{Outcome, Trigger};
 use crate::store::Run;
 
@@ -82,6 +83,36 @@ pub fn run_ended(run: &Run, now: DateTime<Utc>) {
         "refresh-all {} done: {good} of {} accounts have a live session, {failed} failed",
         run.id,
         good + failed
+    );
+}
+
+/// A server ends so many sessions that were kept alive that its word waits.
+pub fn server_suspect(service: &ServiceUrl) {
+    tracing::warn!(
+        event = "server.suspect",
+        %service,
+        "{service} suddenly ends many sessions that were kept alive; nobody is marked as revoked or expired on its \
+         word until one of them works again, for 24 hours at most"
+    );
+}
+
+/// One of these sessions works again.
+pub fn server_absolved(service: &ServiceUrl) {
+    tracing::info!(
+        event = "server.absolved",
+        %service,
+        "{service} serves again a session that it had called dead; its word counts again"
+    );
+}
+
+/// The journal holds what a former life left behind.
+pub fn journal_found(answers: usize, intents: usize) {
+    tracing::info!(
+        event = "journal.found",
+        answers,
+        intents,
+        "the journal holds {answers} answers that are not known to be stored and {intents} calls that may have \
+         happened; the answers are stored first"
     );
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The walk: [`scheduler`] and [`planner`] turn what is due into jobs of the [`queue`]; a
 //! [`worker`] hands each to [`refresh`], which performs what [`domain::attempt`] says with the
-//! server ([`pds`]), its [`budget`] and the [`store`]; [`events`] tells how it ended.
+//! [`journal`], the server ([`pds`]), its [`budget`] and the [`store`]; [`events`] tells how it
+//! ended. What a crash or a lost reply leaves in the journal is taken up by [`repair`].
 
 pub mod budget;
 pub mod cli;
@@ -12,6 +13,7 @@ pub mod daemon;
 pub mod domain;
 pub mod events;
 pub mod http;
+pub mod journal;
 pub mod lifecycle;
 pub mod link;
 pub mod logging;
@@ -19,6 +21,7 @@ pub mod pds;
 pub mod planner;
 pub mod queue;
 pub mod refresh;
+pub mod repair;
 pub mod scheduler;
 pub mod store;
 pub mod worker;

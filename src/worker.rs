@@ -5,6 +5,8 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::domain::attempt::Report;
+use crate::domain::identity::AccountId;
+use crate::domain::outcome::Trigger;
 use crate::events::{self, rfc3339};
 use crate::queue::{Finished, Job};
 use crate::refresh::Refresher;
@@ -12,18 +14,37 @@ use crate::store::Failure;
 
 /// Works one job to its end. Dropping it abandons the job, which is then delivered again.
 pub async fn work(refresher: Arc<Refresher>, job: Job) -> Finished {
-    let started = Instant::now();
-    let report = refresher.refresh(job.account, job.generation.as_deref()).await;
-    events::refreshed(job.id.as_str(), job.trigger, &report, started.elapsed());
+    carry_out(&refresher, &job).await.1
+}
+
+/// The same, and what it came to.
+pub async fn carry_out(refresher: &Refresher, job: &Job) -> (Report, Finished) {
+    let by = (job.trigger, job.id.to_string());
+    let report = attend(refresher, job.account, job.generation.as_deref(), by).await;
     if let Some(run) = &job.run
         && !report.outcome.is_success()
     {
-        let failure = failure(&report, refresher.clock.now());
-        if let Err(error) = refresher.store.record_failures(run, &[failure]).await {
+        let parts = refresher.parts();
+        let failure = failure(&report, parts.clock.now());
+        if let Err(error) = parts.store.record_failures(run, &[failure]).await {
             tracing::warn!(event = "mongo", %error, %run, "an account that failed is missing from its run's list");
         }
     }
-    Finished { outcome: report.outcome, detail: detail(&report) }
+    let finished = Finished { outcome: report.outcome, detail: detail(&report) };
+    (report, finished)
+}
+
+/// Refreshes one account and tells everyone: under the name of a job, or of what stands for one.
+pub async fn attend(
+    refresher: &Refresher,
+    account: AccountId,
+    generation: Option<&str>,
+    (trigger, name): (Trigger, String),
+) -> Report {
+    let started = Instant::now();
+    let report = refresher.refresh(account, generation).await;
+    events::refreshed(&name, trigger, &report, started.elapsed());
+    report
 }
 
 fn failure(report: &Report, at: chrono::DateTime<chrono::Utc>) -> Failure {

@@ -1,5 +1,7 @@
 //! The words of the command line.
 
+use std::path::PathBuf;
+
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -47,6 +49,8 @@ pub(super) enum Command {
     Accounts(AccountsArgs),
     /// Show the queue, the runs and the accounts in numbers
     Status(StatusArgs),
+    /// List what the journal holds: calls that may have happened, answers not yet stored
+    Journal(JournalArgs),
     /// Write the completions of a shell to stdout
     Completions {
         /// The shell
@@ -92,6 +96,23 @@ pub(super) struct AccountsArgs {
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
     /// As a JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A daemon settles its own journal by itself. --adopt is for the STATE_DIR of one that will not start again, on this
+machine or copied from another.
+
+Examples:
+  refreshd journal
+  refreshd journal --adopt /mnt/old-host/var/lib/refreshd")]
+pub(super) struct JournalArgs {
+    /// Settle what a dead instance left in this folder, then empty it
+    #[arg(long, value_name = "DIR", conflicts_with = "json")]
+    pub(super) adopt: Option<PathBuf>,
+    /// One JSON object a line
     #[arg(long)]
     pub(super) json: bool,
 }

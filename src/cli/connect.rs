@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::daemon::Services;
+use crate::journal::JournalError;
 use crate::lifecycle::Exit;
 use crate::queue::QueueError;
 use crate::store::StoreError;
@@ -75,12 +76,29 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         let config = matches!(error, StoreError::BadUri(_));
         return if away { Some(Exit::Unavailable) } else { config.then_some(Exit::Config) };
     }
+    if let Some(error) = cause.downcast_ref::<JournalError>() {
+        return Some(of_journal(error));
+    }
     if let Some(QueueError::Redis(_)) = cause.downcast_ref::<QueueError>() {
         return Some(Exit::Unavailable);
     }
     let io = cause.downcast_ref::<io::Error>()?;
     // `| head` has read enough.
     (io.kind() == io::ErrorKind::BrokenPipe).then_some(Exit::Fine)
+}
+
+/// What starting again cannot mend is the configuration's fault; a full disk or another process may
+/// be gone by then.
+fn of_journal(error: &JournalError) -> Exit {
+    match error {
+        JournalError::Version { .. } | JournalError::Foreign { .. } => Exit::Config,
+        JournalError::Io { source, .. } => match source.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::NotADirectory => Exit::Config,
+            _ => Exit::Failed,
+        },
+        JournalError::Locked { .. } => Exit::Unavailable,
+        _ => Exit::Failed,
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod accounts;
 mod args;
 mod check;
 mod connect;
+mod journal;
 mod output;
 mod refresh;
 mod status;
@@ -78,6 +79,7 @@ async fn carry_out(command: Command, config: Config) -> Exit {
         Command::Refresh(args) => refresh::refresh(&config, &args).await,
         Command::Accounts(args) => accounts::accounts(&config, &args).await,
         Command::Status(args) => status::status(&config, &args).await,
+        Command::Journal(args) => journal::journal(&config, &args).await,
         Command::Completions { shell } => Ok(completions(shell)),
     };
     done.unwrap_or_else(|error| {

@@ -1,6 +1,6 @@
 //! The composition root: builds the parts, waits for what they need, supervises, drains.
 
-mod start;
+pub(crate) mod start;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,12 +17,14 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::decide::Policy;
 use crate::http;
+use crate::journal::Journal;
 use crate::lifecycle::{self, Exit, Signals};
 use crate::link::{Health, Link};
 use crate::pds;
 use crate::planner::{self, Planner};
 use crate::queue::{Drained, Keys, Queue};
-use crate::refresh::Refresher;
+use crate::refresh::{self, Refresher};
+use crate::repair::{self, Repairer};
 use crate::scheduler::Scheduler;
 use crate::store::{Store, StoreConfig};
 use crate::worker;
@@ -86,7 +88,12 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
     life.tasks.spawn(lifecycle::watchdog(life.end.clone()));
     tokio::select! {
         prepared = start::prepare(&config, &life) => match prepared? {
-            Some(services) => work(&config, services, &mut signals, &life).await,
+            Some((services, journal)) => {
+                let exit = work(&config, services, &journal, (&mut signals, &life)).await;
+                // Whatever is left in it is the next start's.
+                let _late = timeout(LAST_WORDS, journal.close()).await;
+                exit
+            }
             None => Ok(Exit::Unavailable),
         },
         name = signals.next() => {
@@ -110,19 +117,25 @@ struct Life {
 async fn work(
     config: &Config,
     services: Services,
-    signals: &mut Signals,
-    life: &Life,
+    journal: &Journal,
+    (signals, life): (&mut Signals, &Life),
 ) -> anyhow::Result<Exit> {
     let clock = Clock::system();
-    let admin = admin(config, &services, &clock, life).await?;
-    let budget = Arc::new(Budget::new(
-        services.link.clone(),
-        services.keys.prefix(),
-        &config.pds.egress_id,
-        config.pds.per_second,
-    ));
+    let admin = admin(config, &services, journal, &clock, life).await?;
+    let budget = budget(config, &services);
+    let refresher = refresher(config, &services, journal, (&budget, &clock))?;
+    let refresher = Arc::new(refresher);
+    // What was received in a former life comes before anything new.
+    tokio::select! {
+        () = repair::settle(&refresher) => {}
+        name = signals.next() => {
+            tracing::info!(event = "stop", signal = name, "{name} before the journal was settled");
+            return Ok(Exit::Fine);
+        }
+    }
     plan(config, &services, (&budget, &clock), life);
-    let refresher = Arc::new(refresher(config, &services, budget, clock)?);
+    let repairer = Repairer::new(Arc::clone(&refresher), services.queue.clone());
+    life.tasks.spawn(repairer.run(life.stop.clone()));
     let handler = move |job| worker::work(Arc::clone(&refresher), job);
     let queue = services.queue.clone();
     let (drain, grace) = (life.stop.child_token(), config.life.shutdown);
@@ -160,11 +173,12 @@ async fn work(
     }
 }
 
-fn refresher(
+/// The refresher of a daemon, or of a command that does a daemon's work.
+pub(crate) fn refresher(
     config: &Config,
     services: &Services,
-    budget: Arc<Budget>,
-    clock: Clock,
+    journal: &Journal,
+    (budget, clock): (&Arc<Budget>, &Clock),
 ) -> anyhow::Result<Refresher> {
     let pds = pds::Client::new(&pds::ClientConfig {
         timeout: config.pds.timeout,
@@ -172,9 +186,25 @@ fn refresher(
         allow_private: config.pds.allow_private,
         max_idle_per_host: config.workers,
     })?;
-    let policy = Policy { confirm_after: config.pds.confirm_after };
-    let routing = config.pds.routing();
-    Ok(Refresher::new(services.store.clone(), pds, budget, (routing, policy), clock))
+    Ok(Refresher::new(refresh::Parts {
+        store: services.store.clone(),
+        clock: clock.clone(),
+        journal: journal.clone(),
+        pds,
+        budget: Arc::clone(budget),
+        routing: config.pds.routing(),
+        policy: Policy { confirm_after: config.pds.confirm_after, suspect: false },
+    }))
+}
+
+/// The budgets as this instance's egress address has them.
+pub(crate) fn budget(config: &Config, services: &Services) -> Arc<Budget> {
+    Arc::new(Budget::new(
+        services.link.clone(),
+        services.keys.prefix(),
+        &config.pds.egress_id,
+        config.pds.per_second,
+    ))
 }
 
 fn stopped(exit: Exit, drained: Drained) -> Exit {
@@ -199,6 +229,7 @@ fn stopped(exit: Exit, drained: Drained) -> Exit {
 async fn admin(
     config: &Config,
     services: &Services,
+    journal: &Journal,
     clock: &Clock,
     life: &Life,
 ) -> anyhow::Result<Option<SocketAddr>> {
@@ -214,6 +245,7 @@ async fn admin(
         store: services.store.clone(),
         queue: services.queue.clone(),
         link: services.link.clone(),
+        journal: journal.health(),
         clock: clock.clone(),
         token: config.admin.token.clone(),
     };

@@ -1,5 +1,6 @@
-//! The start: waits for Redis and MongoDB, says what it waits for, and looks around.
+//! The start: waits for Redis, MongoDB and the journal, says what it waits for, and looks around.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Error;
@@ -7,6 +8,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{Life, Services};
 use crate::config::Config;
+use crate::journal::{Journal, JournalError};
 use crate::link::ServerInfo;
 use crate::store::StoreError;
 
@@ -17,12 +19,16 @@ const SAY_EVERY: Duration = Duration::from_secs(5);
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_LAST: Duration = Duration::from_secs(1);
 
-/// Makes the clients and waits until both services can be used; `None`: one could not within
-/// `STARTUP_TIMEOUT`, and the log says which and why. The link to Redis is kept from then on.
+/// Makes the clients and waits until both services can be used and the journal is this process's;
+/// `None`: one could not within `STARTUP_TIMEOUT`, and the log says which and why. The link to
+/// Redis is kept from then on.
 ///
 /// # Errors
-/// If the configuration describes no service at all.
-pub(super) async fn prepare(config: &Config, life: &Life) -> anyhow::Result<Option<Services>> {
+/// If the configuration describes no service at all, or if there can be no journal.
+pub(super) async fn prepare(
+    config: &Config,
+    life: &Life,
+) -> anyhow::Result<Option<(Services, Journal)>> {
     let deadline = Instant::now() + config.life.startup;
     let hosts = &config.mongo.hosts;
     // A `mongodb+srv` address is looked up in the DNS, which may be away like any service.
@@ -43,8 +49,28 @@ pub(super) async fn prepare(config: &Config, life: &Life) -> anyhow::Result<Opti
         services.store.ping().await.map_err(|error| error.to_string())
     });
     let (Some(redis), Some(())) = tokio::join!(redis, mongo) else { return Ok(None) };
+    // A process that drains has the journal until it is done.
+    let dir = &config.state_dir;
+    let place = dir.display().to_string();
+    let opened = wait_for("the journal", &place, deadline, async || match open(dir).await {
+        Err(error) if matches!(error, JournalError::Locked { .. }) => Err(error.to_string()),
+        opened => Ok(opened),
+    });
+    let Some(journal) = opened.await.transpose()? else { return Ok(None) };
     look_around(&services, &redis).await;
-    Ok(Some(services))
+    Ok(Some((services, journal)))
+}
+
+/// Takes the journal, and says which pieces of it cannot be read.
+pub(crate) async fn open(dir: &Path) -> Result<Journal, JournalError> {
+    let folder = dir.to_owned();
+    let opening = tokio::task::spawn_blocking(move || Journal::open(&folder));
+    let (journal, opened) = opening.await.unwrap_or(Err(JournalError::Closed))?;
+    for damage in &opened.damage {
+        let place = dir.display();
+        tracing::error!(event = "journal.damaged", "the journal in STATE_DIR ({place}): {damage}");
+    }
+    Ok(journal)
 }
 
 fn is_transient(error: &Error) -> bool {

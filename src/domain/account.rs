@@ -5,6 +5,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 
 use super::identity::{AccountId, Did, ServiceUrl};
+use super::moment::Moment;
 use super::outcome::Outcome;
 use super::session::{RefreshJwt, TokenError};
 
@@ -80,7 +81,7 @@ pub struct Bookkeeping {
     /// The `jti` of the token that `outcome` is about.
     pub judged_jti: Option<String>,
     /// When a permanent answer about that token was first heard.
-    pub heard_at: Option<DateTime<Utc>>,
+    pub heard: Option<Moment>,
 }
 
 /// An account that can be refreshed.

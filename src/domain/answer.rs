@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::outcome::Outcome;
 use super::session::Pair;
 
@@ -10,16 +12,25 @@ use super::session::Pair;
 pub enum Answer {
     /// 200: the token was spent, and this is what it bought.
     Session(Box<Session>),
-    /// The server will never refresh this token: `Revoked`, `Expired`, `InvalidToken` or
-    /// `AccountGone`.
-    Permanent(Outcome),
+    /// The server will never refresh this token.
+    Permanent {
+        /// `Revoked`, `Expired`, `InvalidToken` or `AccountGone`.
+        outcome: Outcome,
+        /// When it said so, by its own clock, if it told the time.
+        said_at: Option<DateTime<Utc>>,
+    },
     /// The account was taken down. This call spent nothing, but the server may have deleted the
     /// account's sessions with the takedown.
     TakenDown,
     /// 429, with the time the server asked for, if it did.
     RateLimited(Option<Duration>),
-    /// No usable answer; the reason is one line for the log, without anything of the token's.
-    Unreachable(String),
+    /// No usable answer.
+    Unreachable {
+        /// The reason: one line for the log, without anything of the token's.
+        why: String,
+        /// Whether the server may have seen the request, and have spent the token.
+        may_have_spent: bool,
+    },
 }
 
 /// The body of a 200.

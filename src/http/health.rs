@@ -30,6 +30,7 @@ pub(super) struct Probe {
     store: Store,
     redis: watch::Receiver<Health>,
     workers: watch::Receiver<Leadership>,
+    journal: watch::Receiver<Result<(), String>>,
     mongo: Mutex<Option<(Instant, Result<(), String>)>>,
 }
 
@@ -39,6 +40,7 @@ impl Probe {
             store: api.store.clone(),
             redis: api.link.health(),
             workers: api.queue.leadership(),
+            journal: api.journal.clone(),
             mongo: Mutex::default(),
         }
     }
@@ -76,12 +78,17 @@ pub(super) async fn alive() -> Response {
     Json(json!({ "status": "ok" })).into_response()
 }
 
-/// `GET /readyz`: Redis, MongoDB and the workers are usable; else 503 with what is wrong.
+/// `GET /readyz`: Redis, MongoDB, the journal and the workers are usable; else 503 with what is
+/// wrong.
 pub(super) async fn ready(State(probe): State<Arc<Probe>>) -> Response {
-    let parts = [probe.redis(), probe.mongo().await, probe.workers()];
+    let journal = probe.journal.borrow().clone();
+    let parts = [probe.redis(), probe.mongo().await, journal, probe.workers()];
     let ready = parts.iter().all(Result::is_ok);
-    let [redis, mongo, workers] = parts.map(|part| part.err().unwrap_or_else(|| UP.to_owned()));
+    let [redis, mongo, journal, workers] =
+        parts.map(|part| part.err().unwrap_or_else(|| UP.to_owned()));
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({ "ready": ready, "redis": redis, "mongo": mongo, "workers": workers });
+    let body = json!({
+        "ready": ready, "redis": redis, "mongo": mongo, "journal": journal, "workers": workers,
+    });
     (status, Json(body)).into_response()
 }

@@ -23,6 +23,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use secrecy::SecretString;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
@@ -48,6 +49,8 @@ pub struct Api {
     pub queue: Queue,
     /// Whether Redis is there.
     pub link: Link,
+    /// Whether the journal can be written, or why not.
+    pub journal: watch::Receiver<Result<(), String>>,
     /// The time.
     pub clock: Clock,
     /// `ADMIN_TOKEN`; without it only the health checks work.

@@ -30,21 +30,26 @@ pub(super) fn meaning(service: &ServiceUrl, status: u16, limits: &Limits, body: 
     match status {
         200 => match session(body) {
             Ok(session) => Answer::Session(Box::new(session)),
-            Err(why) => unreachable(service, &format!("answered 200 with {why}")),
+            Err(why) => unreachable(service, &format!("answered 200 with {why}"), true),
         },
         429 => Answer::RateLimited(limits.wait()),
-        300..=399 => unreachable(
-            service,
-            &format!("redirects elsewhere ({status}); redirects are not followed"),
-        ),
-        400 | 401 | 403 => refusal(service, status, body),
+        300..=399 => {
+            let what = format!("redirects elsewhere ({status}); redirects are not followed");
+            unreachable(service, &what, false)
+        }
+        400 | 401 | 403 => refusal(service, status, limits, body),
         _ => error(service, status, &XrpcError::read(body)),
     }
 }
 
-/// No usable answer. `what` follows the server's name, as a sentence.
-pub(super) fn unreachable(service: &ServiceUrl, what: &str) -> Answer {
-    Answer::Unreachable(cut(&format!("{service} {what}"), MAX_REASON))
+/// No usable answer, to a request that the server may have seen and spent the token for.
+pub(super) fn unreachable(service: &ServiceUrl, what: &str, may_have_spent: bool) -> Answer {
+    Answer::Unreachable { why: reason(service, what), may_have_spent }
+}
+
+/// What is wrong with a server, as a sentence: `what` follows its name.
+pub(super) fn reason(service: &ServiceUrl, what: &str) -> String {
+    cut(&format!("{service} {what}"), MAX_REASON)
 }
 
 #[derive(Deserialize)]
@@ -91,20 +96,21 @@ impl XrpcError {
 }
 
 /// The reference server says these with 400 and 401; other servers differ in the status alone.
-fn refusal(service: &ServiceUrl, status: u16, body: &[u8]) -> Answer {
+fn refusal(service: &ServiceUrl, status: u16, limits: &Limits, body: &[u8]) -> Answer {
     let said = XrpcError::read(body);
+    let permanent = |outcome| Answer::Permanent { outcome, said_at: limits.sent_at };
     match said.name.as_str() {
         // One name for two things, told apart by the message. Any other wording is taken by the
         // name: the server does say that this token is over, both verdicts are probed again
         // alike, and a session that is left "active" would never be reported to its owner.
         "ExpiredToken" if said.message.to_ascii_lowercase().contains("revoked") => {
-            Answer::Permanent(Outcome::Revoked)
+            permanent(Outcome::Revoked)
         }
-        "ExpiredToken" => Answer::Permanent(Outcome::Expired),
-        "InvalidToken" => Answer::Permanent(Outcome::InvalidToken),
+        "ExpiredToken" => permanent(Outcome::Expired),
+        "InvalidToken" => permanent(Outcome::InvalidToken),
         "AccountTakedown" => Answer::TakenDown,
         "InvalidRequest" if said.message.starts_with("Could not find user info for account") => {
-            Answer::Permanent(Outcome::AccountGone)
+            permanent(Outcome::AccountGone)
         }
         _ => error(service, status, &said),
     }
@@ -116,7 +122,9 @@ fn error(service: &ServiceUrl, status: u16, said: &XrpcError) -> Answer {
         (name, "") => format!("answered {status} {}", discreet(name)),
         (name, message) => format!("answered {status} {}: {}", discreet(name), discreet(message)),
     };
-    unreachable(service, &text)
+    // What was turned down was not carried out; 408 and 499 are a proxy's words for lost patience.
+    let turned_down = (400..500).contains(&status) && status != 408 && status != 499;
+    unreachable(service, &text, !turned_down)
 }
 
 /// A server's own words, without anything that could be a token: it may echo ours, or name new
@@ -165,7 +173,7 @@ mod tests {
 
     fn reason(answer: Answer) -> String {
         match answer {
-            Answer::Unreachable(reason) => reason,
+            Answer::Unreachable { why, .. } => why,
             other => panic!("{other:?} is not unreachable"),
         }
     }
@@ -247,7 +255,7 @@ mod tests {
             assert!(reason.starts_with("https://pds.example.com answered 200 with "), "{reason}");
         }
         let not_utf8 = meaning(&service(), 200, &Limits::default(), b"{\"did\":\"\xff\"}");
-        assert!(matches!(not_utf8, Answer::Unreachable(_)));
+        assert!(matches!(not_utf8, Answer::Unreachable { may_have_spent: true, .. }));
     }
 
     #[test]
@@ -263,7 +271,7 @@ mod tests {
         ] {
             let answer = said(status, name, message);
             assert!(
-                matches!(answer, Answer::Permanent(it) if it == outcome),
+                matches!(answer, Answer::Permanent { outcome: it, .. } if it == outcome),
                 "{name} {message}: {answer:?}"
             );
         }

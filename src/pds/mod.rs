@@ -101,7 +101,7 @@ impl Client {
 
     /// Asks `service` for the session's next pair, once. This spends `token`.
     ///
-    /// A reply with [`Answer::Unreachable`] says nothing about whether the server saw the request.
+    /// A reply with [`Answer::Unreachable`] says whether the server may have seen the request.
     pub async fn refresh_session(&self, service: &ServiceUrl, token: &RefreshJwt) -> Reply {
         let mut limits = Limits::default();
         let (status, answer) = match self.ask(service, token).await {
@@ -110,11 +110,11 @@ impl Client {
                 let status = response.status().as_u16();
                 let answer = match read(response).await {
                     Ok(body) => answer::meaning(service, status, &limits, &body),
-                    Err(what) => answer::unreachable(service, &what),
+                    Err(lost) => lost.answer(service),
                 };
                 (Some(status), answer)
             }
-            Err(what) => (None, answer::unreachable(service, &what)),
+            Err(lost) => (None, lost.answer(service)),
         };
         Reply { answer, status, limits }
     }
@@ -124,16 +124,13 @@ impl Client {
     /// # Errors
     /// [`PdsError::Unreachable`], with what is wrong.
     pub async fn reachable(&self, service: &ServiceUrl) -> Result<(), PdsError> {
-        let failed = |what: &str| match answer::unreachable(service, what) {
-            Answer::Unreachable(reason) => PdsError::Unreachable(reason),
-            other => PdsError::Unreachable(format!("{other:?}")),
-        };
+        let failed = |what: &str| PdsError::Unreachable(answer::reason(service, what));
         let response = self
             .get(service, "com.atproto.server.describeServer")
             .await
-            .map_err(|what| failed(&what))?;
+            .map_err(|lost| failed(&lost.what))?;
         let status = response.status();
-        let body = read(response).await.map_err(|what| failed(&what))?;
+        let body = read(response).await.map_err(|lost| failed(&lost.what))?;
         if status != StatusCode::OK {
             return Err(failed(&format!("answered describeServer with {}", status.as_u16())));
         }
@@ -143,9 +140,9 @@ impl Client {
         }
     }
 
-    async fn ask(&self, service: &ServiceUrl, token: &RefreshJwt) -> Result<Response, String> {
+    async fn ask(&self, service: &ServiceUrl, token: &RefreshJwt) -> Result<Response, Lost> {
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
-            .map_err(|_invalid| "was not asked: the refresh token cannot be sent".to_owned())?;
+            .map_err(|_invalid| Lost::unsent("was not asked: the refresh token cannot be sent"))?;
         bearer.set_sensitive(true);
         let client = self.client(service)?;
         // No body and no content type: the reference server refuses even `{}`. The length is said
@@ -157,17 +154,42 @@ impl Client {
         send(client, request.build()).await
     }
 
-    async fn get(&self, service: &ServiceUrl, nsid: &str) -> Result<Response, String> {
+    async fn get(&self, service: &ServiceUrl, nsid: &str) -> Result<Response, Lost> {
         let client = self.client(service)?;
         send(client, client.get(method(service, nsid)).build()).await
     }
 
-    fn client(&self, service: &ServiceUrl) -> Result<&reqwest::Client, String> {
+    fn client(&self, service: &ServiceUrl) -> Result<&reqwest::Client, Lost> {
         if self.allow_private || *service == self.home {
             return Ok(&self.trusted);
         }
-        resolve::check(service).map_err(|refused| refused.to_string())?;
+        resolve::check(service).map_err(|refused| Lost::unsent(&refused.to_string()))?;
         Ok(&self.guarded)
+    }
+}
+
+/// An exchange that came to nothing.
+struct Lost {
+    /// What happened, to follow the server's name.
+    what: String,
+    /// Whether the request may have reached the server.
+    sent: bool,
+}
+
+impl Lost {
+    fn unsent(what: &str) -> Self {
+        Self { what: what.to_owned(), sent: false }
+    }
+
+    fn answer(&self, service: &ServiceUrl) -> Answer {
+        answer::unreachable(service, &self.what, self.sent)
+    }
+}
+
+impl From<reqwest::Error> for Lost {
+    fn from(error: reqwest::Error) -> Self {
+        let sent = !(error.is_connect() || error.is_builder());
+        Self { what: what_failed(&error), sent }
     }
 }
 
@@ -198,20 +220,22 @@ fn method(service: &ServiceUrl, nsid: &str) -> String {
 async fn send(
     client: &reqwest::Client,
     request: Result<Request, reqwest::Error>,
-) -> Result<Response, String> {
-    let request = request.map_err(|error| what_failed(&error))?;
-    client.execute(request).await.map_err(|error| what_failed(&error))
+) -> Result<Response, Lost> {
+    Ok(client.execute(request?).await?)
 }
 
 /// The body, as long as it stays within [`MAX_ANSWER_BYTES`].
-async fn read(mut response: Response) -> Result<Vec<u8>, String> {
-    let too_large = || format!("sent an answer that is too large (over {MAX_ANSWER_BYTES} bytes)");
+async fn read(mut response: Response) -> Result<Vec<u8>, Lost> {
+    let too_large = || Lost {
+        what: format!("sent an answer that is too large (over {MAX_ANSWER_BYTES} bytes)"),
+        sent: true,
+    };
     let declared = response.content_length().unwrap_or(0);
     if usize::try_from(declared).is_ok_and(|bytes| bytes > MAX_ANSWER_BYTES) {
         return Err(too_large());
     }
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| what_failed(&error))? {
+    while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > MAX_ANSWER_BYTES {
             return Err(too_large());
         }

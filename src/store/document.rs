@@ -7,6 +7,7 @@ use mongodb::bson::{Document as Bson, RawBsonRef, RawDocument, doc};
 use super::field::{self, Field};
 use crate::domain::account::{Account, Bookkeeping, Document, Status, StoredToken, Unusable};
 use crate::domain::identity::{AccountId, Did};
+use crate::domain::moment::Moment;
 use crate::domain::session::RefreshJwt;
 
 /// The fields that [`read`] looks at; nothing else is fetched.
@@ -16,6 +17,7 @@ pub(super) fn projection() -> Bson {
         "tokenRefresh.refreshedAt": 1, "tokenRefresh.attemptedAt": 1, "tokenRefresh.service": 1,
         "tokenRefresh.outcome": 1, "tokenRefresh.failures": 1, "tokenRefresh.nextAttemptAt": 1,
         "tokenRefresh.judgedJti": 1, "tokenRefresh.heardAt": 1,
+        "tokenRefresh.heardAtServer": 1,
     }
 }
 
@@ -71,7 +73,8 @@ fn bookkeeping(raw: &RawDocument) -> Bookkeeping {
         failures: failures(raw),
         next_attempt_at: field::time(raw, "nextAttemptAt"),
         judged_jti: field::text(raw, "judgedJti").map(str::to_owned),
-        heard_at: field::time(raw, "heardAt"),
+        heard: field::time(raw, "heardAt")
+            .map(|ours| Moment { ours, theirs: field::time(raw, "heardAtServer") }),
     }
 }
 
@@ -98,7 +101,7 @@ mod tests {
             "tokenRefresh": {
                 "refreshedAt": at, "attemptedAt": at, "service": "https://bsky.social",
                 "outcome": "refreshed", "failures": 3, "nextAttemptAt": at, "judgedJti": "j1",
-                "heardAt": at,
+                "heardAt": at, "heardAtServer": at,
             },
         }
     }
@@ -148,7 +151,9 @@ mod tests {
         assert_eq!((kept.failures, kept.outcome), (3, Some(Outcome::Refreshed)));
         assert_eq!(kept.service.unwrap().as_str(), "https://bsky.social");
         assert_eq!(kept.judged_jti.as_deref(), Some("j1"));
-        for at in [kept.refreshed_at, kept.attempted_at, kept.next_attempt_at, kept.heard_at] {
+        let heard = kept.heard.unwrap();
+        assert_eq!(Some(heard.ours), heard.theirs);
+        for at in [kept.refreshed_at, kept.attempted_at, kept.next_attempt_at, heard.theirs] {
             assert_eq!(at.unwrap().timestamp(), 1);
         }
     }
@@ -198,7 +203,7 @@ mod tests {
                     "refreshedAt" => kept.refreshed_at.is_some(),
                     "attemptedAt" => kept.attempted_at.is_some(),
                     "nextAttemptAt" => kept.next_attempt_at.is_some(),
-                    "heardAt" => kept.heard_at.is_some(),
+                    "heardAt" => kept.heard.is_some(),
                     "service" => kept.service.is_some(),
                     "outcome" => kept.outcome.is_some(),
                     "failures" => kept.failures != 0,

@@ -16,6 +16,7 @@ mod run;
 mod run_rows;
 mod runs;
 mod schedule;
+mod servers;
 mod stamp;
 mod write;
 
@@ -42,6 +43,7 @@ const RUNS: &str = "refresh_runs";
 const ROWS: &str = "refresh_run_servers";
 const FAILURES: &str = "refresh_run_failures";
 const SCHEDULE: &str = "refresh_schedule";
+const SERVERS: &str = "refresh_servers";
 
 /// A connection pool to one database. Cheap to clone.
 #[derive(Clone)]

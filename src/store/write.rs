@@ -143,7 +143,8 @@ fn bookkeeping(change: &Change) -> BsonDocument {
         "failures": i32::try_from(*failures).unwrap_or(i32::MAX),
         "nextAttemptAt": date_or_null(note.next_attempt_at),
         "judgedJti": note.judged_jti.as_deref(),
-        "heardAt": date_or_null(note.heard_at),
+        "heardAt": date_or_null(note.heard.map(|heard| heard.ours)),
+        "heardAtServer": date_or_null(note.heard.and_then(|heard| heard.theirs)),
         "lastError": note.last_error.as_deref().map(cut),
     };
     // An attempt that got nowhere near a server does not take the account off its server's list.

@@ -47,14 +47,14 @@ async fn session(client: &Client, pds: &ScriptedPds, refresh: &str) -> Session {
 
 fn reason(reply: &Reply) -> &str {
     match &reply.answer {
-        Answer::Unreachable(reason) => reason,
+        Answer::Unreachable { why, .. } => why,
         other => panic!("not unreachable: {other:?}"),
     }
 }
 
 fn verdict(reply: &Reply) -> Outcome {
     match &reply.answer {
-        Answer::Permanent(outcome) => *outcome,
+        Answer::Permanent { outcome, .. } => *outcome,
         other => panic!("no verdict: {other:?}"),
     }
 }

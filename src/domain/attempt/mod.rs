@@ -4,6 +4,7 @@
 //! does it and reports back. So every interleaving, crash and lost reply is a test without a
 //! network, and the order of effects can be read off in one place.
 
+mod effects;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -11,110 +12,19 @@ mod tests;
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
-use super::account::{Account, Document, StoredToken, Unusable};
-use super::answer::Answer;
+use super::account::{Account, Bookkeeping, Document, Status, StoredToken, Unusable};
+use super::answer::{Answer, Session};
 use super::decide::{self, Change, Decision, Policy};
-use super::identity::{AccountId, ServiceUrl};
+use super::identity::{AccountId, Did, ServiceUrl};
 use super::outcome::Outcome;
+use super::pending::{End, Intent, Pending};
 use super::routing::Routing;
 use super::session::RefreshJwt;
 use super::settle::{Settlement, settle};
 
-/// What the shell is to do next.
-#[derive(Debug)]
-pub enum Action {
-    /// Read the account's document from the primary; answer with [`Event::Loaded`].
-    Load,
-    /// Take one request from the server's budget; answer with [`Event::Granted`] or
-    /// [`Event::Denied`].
-    Spend(ServiceUrl),
-    /// Call `refreshSession`, once, with this token; answer with [`Event::Answered`].
-    Call(ServiceUrl, RefreshJwt),
-    /// Write by compare-and-set, for as long as it takes to learn how it went; answer with
-    /// [`Event::Saved`] or [`Event::Missed`].
-    Save(Box<Save>),
-    /// The attempt is over.
-    Finish(Box<Report>),
-}
-
-/// One compare-and-set.
-#[derive(Debug, Clone)]
-pub struct Save {
-    /// What the document must still hold.
-    pub expected: Expected,
-    /// What is set if it does.
-    pub change: Change,
-    /// Writes of this pair or note that already found the document changed. From the second on,
-    /// the shell waits a little first.
-    pub misses: u32,
-}
-
-/// The filter of a write: what was last read.
-#[derive(Debug, Clone)]
-pub struct Expected {
-    /// `_id`.
-    pub id: AccountId,
-    /// The `refreshToken` that was read; `None`: null or missing.
-    pub token: Option<RefreshJwt>,
-    /// Whether the `status` that was read is one of [`Status::OURS`](super::account::Status).
-    pub ours: bool,
-}
-
-impl Expected {
-    /// The filter for a document as it was read; `None` if its token cannot be named.
-    pub fn of(document: &Document) -> Option<Self> {
-        let token = match &document.token {
-            StoredToken::Token(token) => Some(token.clone()),
-            StoredToken::Null => None,
-            StoredToken::Unreadable => return None,
-        };
-        Some(Self { id: document.id, token, ours: document.status.is_ours() })
-    }
-}
-
-/// What the shell reports back.
-#[derive(Debug)]
-pub enum Event {
-    /// The document; `None` if there is none (any more).
-    Loaded(Option<Document>),
-    /// The budget has room: call now.
-    Granted,
-    /// The budget has none before this long from now.
-    Denied(Duration),
-    /// The server's answer.
-    Answered(Answer),
-    /// The write matched and is acknowledged by a majority.
-    Saved,
-    /// The write matched nothing; this is the document now, read causally after the miss.
-    Missed(Option<Document>),
-}
-
-/// How an attempt ended.
-#[derive(Debug, Clone)]
-pub struct Report {
-    /// The account's document.
-    pub account: AccountId,
-    /// `platformAccountId`, if it was a text.
-    pub did: Option<String>,
-    /// The handle, the newest that is known.
-    pub handle: Option<String>,
-    /// The server that was, or would have been, asked.
-    pub service: Option<ServiceUrl>,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// A permanent answer that waits for its second hearing.
-    pub held: bool,
-    /// Attempts in a row, this one included, since the last success.
-    pub attempt: u32,
-    /// When the access token that is now stored expires, after a success of ours.
-    pub expires_at: Option<DateTime<Utc>>,
-    /// When the account is tried again, if that was written.
-    pub next_attempt_at: Option<DateTime<Utc>>,
-    /// What went wrong.
-    pub error: Option<String>,
-}
+pub use effects::{Action, Event, Expected, Hearing, Report, Save};
 
 /// The state of one attempt.
 #[derive(Debug)]
@@ -124,18 +34,34 @@ pub struct Attempt<'a> {
     generation: Option<&'a str>,
     report: Report,
     account: Option<Account>,
+    /// The account's entry in the journal, as the attempt found it.
+    pending: Option<Pending>,
+    /// The answer, while it is kept or noted.
+    answer: Option<Answer>,
     /// The pair's or the verdict's write that is under way.
     saving: Option<Save>,
+    /// How the account's entry ends with this attempt; `None`: it has none, or it stays.
+    end: Option<End>,
+    /// The server whose brake is to come off.
+    absolves: Option<ServiceUrl>,
 }
+
+/// A spent token is certainly forgotten after this: the reference server's grace is two hours.
+const LONGEST_GRACE: TimeDelta = TimeDelta::hours(3);
 
 impl<'a> Attempt<'a> {
     /// An attempt on `account`. `generation` is the `jti` that its document held when the
     /// attempt was asked for: if it holds another now, there is nothing left to do.
+    ///
+    /// `pending` is the account's entry in the journal. An answer in it is settled, and that is
+    /// the whole attempt. A call in it may have happened: the attempt asks again, with the same
+    /// token, unless the document has moved on.
     pub fn begin(
         policy: Policy,
         routing: &'a Routing,
         account: AccountId,
         generation: Option<&'a str>,
+        pending: Option<Pending>,
     ) -> (Self, Action) {
         let report = Report {
             account,
@@ -149,37 +75,81 @@ impl<'a> Attempt<'a> {
             next_attempt_at: None,
             error: None,
         };
-        let attempt = Self { policy, routing, generation, report, account: None, saving: None };
+        let attempt = Self {
+            policy,
+            routing,
+            generation,
+            report,
+            account: None,
+            pending,
+            answer: None,
+            saving: None,
+            end: None,
+            absolves: None,
+        };
         (attempt, Action::Load)
+    }
+
+    /// Whether it is about an account that the daemon has kept alive.
+    pub fn is_kept_alive(&self) -> bool {
+        self.account.as_ref().is_some_and(decide::is_kept_alive)
     }
 
     /// The next action. `draw` is uniform in [0, 1).
     pub fn step(&mut self, event: Event, now: DateTime<Utc>, draw: f64) -> Action {
         match event {
-            Event::Loaded(document) => self.loaded(document, now, draw),
-            Event::Granted => self.call(),
-            Event::Denied(wait) => self.answered(Answer::RateLimited(Some(wait)), now, draw),
-            Event::Answered(answer) => self.answered(answer, now, draw),
-            Event::Saved => self.finish(),
+            Event::Loaded(document) => self.loaded(document, (now, draw)),
+            Event::Granted => self.intend(now),
+            Event::Denied(wait) => {
+                self.past_grace(now);
+                self.decide(Answer::RateLimited(Some(wait)), (now, draw))
+            }
+            Event::OutOfReach(wait) => {
+                self.past_grace(now);
+                self.out_of_reach(wait, (now, draw))
+            }
+            Event::Intended => self.call(),
+            Event::Answered(answer) => self.answered(answer, (now, draw)),
+            Event::Kept => self.go_on((now, draw)),
+            Event::Heard { suspect } => {
+                self.policy.suspect = suspect;
+                self.go_on((now, draw))
+            }
+            Event::Saved => self.saved(),
             Event::Missed(document) => self.missed(document, now),
+            Event::Refused(why) => self.refused(why),
+            Event::Released | Event::Absolved => self.finish(),
         }
     }
 
-    fn loaded(&mut self, document: Option<Document>, now: DateTime<Utc>, draw: f64) -> Action {
+    fn loaded(&mut self, document: Option<Document>, at: (DateTime<Utc>, f64)) -> Action {
+        if let Some(document) = &document {
+            self.report.did.clone_from(&document.did);
+            self.report.handle.clone_from(&document.handle);
+            self.report.attempt = document.kept.failures.saturating_add(1);
+        }
+        match self.pending.take() {
+            Some(Pending { intent, answer: Some(session) }) => {
+                return self.resume(intent, session, document, at);
+            }
+            Some(pending) if holds(document.as_ref(), &pending.intent.token) => {
+                self.pending = Some(pending);
+            }
+            Some(_) => self.end = Some(End::MovedOn),
+            None => {}
+        }
         let Some(document) = document else {
             return self.superseded("the account's document is gone");
         };
-        self.report.did.clone_from(&document.did);
-        self.report.handle.clone_from(&document.handle);
-        self.report.attempt = document.kept.failures.saturating_add(1);
         if !document.status.is_ours() {
+            self.give_up(End::Disconnected);
             let why = "the account is disconnected: its status is not the daemon's to change";
             return self.superseded(why);
         }
         let expected = Expected::of(&document);
         let account = match document.account {
             Ok(account) => account,
-            Err(why) => return self.unusable(&why, expected, now),
+            Err(why) => return self.unusable(&why, expected, at.0),
         };
         if self.generation.is_some_and(|jti| jti != account.refresh.jti()) {
             return self.superseded("the account's tokens were replaced since the job was made");
@@ -190,9 +160,50 @@ impl<'a> Attempt<'a> {
             self.account = Some(account);
             return Action::Spend(service);
         }
-        let decision = decide::wrong_subject(&account, &service, now, draw);
+        self.give_up(End::Mismatch);
+        let decision = decide::wrong_subject(&account, &service, at.0, at.1);
         self.account = Some(account);
         self.save(decision, expected)
+    }
+
+    /// Goes on with an answer that a former attempt left in the journal, as if its write had just
+    /// missed: what the document holds now decides.
+    fn resume(
+        &mut self,
+        intent: Intent,
+        session: Session,
+        document: Option<Document>,
+        at: (DateTime<Utc>, f64),
+    ) -> Action {
+        let Intent { account: id, service, token: refresh, .. } = intent;
+        self.report.service = Some(service.clone());
+        // The token's subject was compared with the account's DID before the call.
+        let Ok(did) = refresh.subject().parse::<Did>() else {
+            self.end = Some(End::Mismatch);
+            return self.superseded("the journal's token belongs to nobody");
+        };
+        let (handle, status, kept) = document.as_ref().map_or_else(
+            || (None, Status::Foreign, Bookkeeping::default()),
+            |document| (document.handle.clone(), document.status, document.kept.clone()),
+        );
+        let is_unmoved = holds(document.as_ref(), &refresh);
+        let account = Account { id, did, handle, refresh, status, kept };
+        let answer = Answer::Session(Box::new(session));
+        let decision = decide::decide(self.policy, &account, &service, answer, at);
+        let expected = document.as_ref().and_then(Expected::of).filter(|_| is_unmoved);
+        self.account = Some(account);
+        if decision.change.rotation.is_none() {
+            self.end = Some(End::Mismatch);
+            return match expected {
+                Some(expected) => self.save(decision, Some(expected)),
+                None => self.superseded("the answer in the journal is another account's"),
+            };
+        }
+        let change = self.tell(decision);
+        let id = self.report.account;
+        let expected = expected.unwrap_or(Expected { id, token: None, ours: false });
+        self.saving = Some(Save { expected, change, misses: 0 });
+        self.missed(document, at.0)
     }
 
     fn unusable(
@@ -203,10 +214,25 @@ impl<'a> Attempt<'a> {
     ) -> Action {
         self.report.outcome = why.outcome();
         self.report.error = Some(why.to_string());
+        self.give_up(End::MovedOn);
         match why {
             Unusable::NoRefreshToken => self.save(decide::no_refresh_token(now), expected),
             Unusable::Malformed { .. } => self.finish(),
         }
+    }
+
+    fn intend(&mut self, now: DateTime<Utc>) -> Action {
+        let (Some(service), Some(account)) = (&self.report.service, &self.account) else {
+            return self.finish();
+        };
+        // It takes the place of an entry that the document has moved on from.
+        self.end = None;
+        Action::Intend(Box::new(Intent {
+            account: account.id,
+            service: service.clone(),
+            token: account.refresh.clone(),
+            at: now,
+        }))
     }
 
     fn call(&mut self) -> Action {
@@ -218,35 +244,108 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn answered(&mut self, answer: Answer, now: DateTime<Utc>, draw: f64) -> Action {
+    /// Keeps or notes what must be, before it is decided what the answer leads to.
+    fn answered(&mut self, answer: Answer, at: (DateTime<Utc>, f64)) -> Action {
+        // An earlier call may have spent the token, unless this answer tells.
+        let certain = self.pending.is_none();
+        match &answer {
+            Answer::Session(session) => {
+                let keep = Action::Keep(session.clone());
+                self.answer = Some(answer);
+                return keep;
+            }
+            Answer::Permanent { .. } | Answer::TakenDown => self.end = Some(End::Refused),
+            Answer::RateLimited(_) => self.end = certain.then_some(End::Refused),
+            Answer::Unreachable { may_have_spent, .. } => {
+                self.end = (certain && !may_have_spent).then_some(End::Unsent);
+            }
+        }
+        if let Answer::Permanent { said_at, .. } = &answer
+            && let Some(service) = &self.report.service
+            && let Some(account) = self.account.as_ref().filter(|it| decide::is_kept_alive(it))
+        {
+            let first = decide::first_heard(account).is_none();
+            let hearing = Hearing { service: service.clone(), said_at: *said_at, first };
+            self.answer = Some(answer);
+            return Action::Hear(hearing);
+        }
+        self.decide(answer, at)
+    }
+
+    fn go_on(&mut self, at: (DateTime<Utc>, f64)) -> Action {
+        match self.answer.take() {
+            Some(answer) => self.decide(answer, at),
+            None => self.finish(),
+        }
+    }
+
+    fn decide(&mut self, answer: Answer, at: (DateTime<Utc>, f64)) -> Action {
+        let is_session = matches!(answer, Answer::Session(_));
         let (Some(service), Some(account)) = (&self.report.service, &self.account) else {
             return self.finish();
         };
-        let decision = decide::decide(self.policy, account, service, answer, (now, draw));
-        let expected = Expected {
-            id: account.id,
-            token: Some(account.refresh.clone()),
-            ours: account.status.is_ours(),
+        let decision = decide::decide(self.policy, account, service, answer, at);
+        if is_session && decision.change.rotation.is_none() {
+            self.end = Some(End::Mismatch);
+        }
+        let expected = self.as_loaded();
+        self.save(decision, expected)
+    }
+
+    fn out_of_reach(&mut self, wait: Duration, at: (DateTime<Utc>, f64)) -> Action {
+        let (Some(service), Some(account)) = (&self.report.service, &self.account) else {
+            return self.finish();
         };
-        self.save(decision, Some(expected))
+        let decision = decide::out_of_reach(account, service, wait, at);
+        let expected = self.as_loaded();
+        self.save(decision, expected)
+    }
+
+    /// Nobody was asked, and whatever an earlier call may have spent is forgotten by now. What is
+    /// written next keeps the account due.
+    fn past_grace(&mut self, now: DateTime<Utc>) {
+        let over = |pending: &Pending| now - pending.intent.at > LONGEST_GRACE;
+        if self.pending.as_ref().is_some_and(over) {
+            self.give_up(End::PastGrace);
+        }
+    }
+
+    /// The account's entry, if it has one, comes to nothing.
+    fn give_up(&mut self, end: End) {
+        if self.pending.take().is_some() {
+            self.end = Some(end);
+        }
+    }
+
+    fn as_loaded(&self) -> Option<Expected> {
+        let account = self.account.as_ref()?;
+        let (id, token) = (account.id, Some(account.refresh.clone()));
+        Some(Expected { id, token, ours: account.status.is_ours() })
     }
 
     fn save(&mut self, decision: Decision, expected: Option<Expected>) -> Action {
-        let note = &decision.change.note;
-        self.report.outcome = note.outcome;
-        self.report.held = decision.held;
-        self.report.next_attempt_at = note.next_attempt_at;
-        self.report.error.clone_from(&note.last_error);
-        if let Some(rotation) = &decision.change.rotation {
+        let change = self.tell(decision);
+        match expected {
+            Some(expected) => self.write(Save { expected, change, misses: 0 }),
+            None => self.finish(),
+        }
+    }
+
+    /// Takes a decision into the report; what is left of it is to be written.
+    fn tell(&mut self, decision: Decision) -> Change {
+        let Decision { change, held, absolves } = decision;
+        self.report.outcome = change.note.outcome;
+        self.report.held = held;
+        self.report.next_attempt_at = change.note.next_attempt_at;
+        self.report.error.clone_from(&change.note.last_error);
+        self.absolves = change.note.service.clone().filter(|_| absolves);
+        if let Some(rotation) = &change.rotation {
             self.report.expires_at = Some(rotation.pair.access.expires_at());
             if let Some(handle) = &rotation.handle {
                 self.report.handle = Some(handle.to_string());
             }
         }
-        match expected {
-            Some(expected) => self.write(Save { expected, change: decision.change, misses: 0 }),
-            None => self.finish(),
-        }
+        change
     }
 
     fn write(&mut self, save: Save) -> Action {
@@ -261,7 +360,7 @@ impl<'a> Attempt<'a> {
                 let answered = &rotation.pair.refresh;
                 let stored = document.as_ref().map(|document| &document.token);
                 match settle(&account.refresh, answered, stored) {
-                    Settlement::Stored => self.finish(),
+                    Settlement::Stored => self.ended(End::Stored),
                     Settlement::WriteAgain => {
                         self.report.outcome = Outcome::Refreshed;
                         self.write_again(save, document.as_ref())
@@ -270,7 +369,13 @@ impl<'a> Attempt<'a> {
                         self.report.outcome = Outcome::Superseded;
                         self.write_again(save, document.as_ref())
                     }
-                    Settlement::Superseded => self.note_superseded(document.as_ref(), now),
+                    Settlement::Superseded => {
+                        self.end = Some(match stored {
+                            None | Some(StoredToken::Null) => End::Disconnected,
+                            Some(_) => End::Superseded,
+                        });
+                        self.note_superseded(document.as_ref(), now)
+                    }
                 }
             }
             _ => self.missed_note(&save.change, document),
@@ -282,8 +387,32 @@ impl<'a> Attempt<'a> {
             Some(expected) => {
                 self.write(Save { expected, misses: save.misses.saturating_add(1), ..save })
             }
-            None => self.superseded("the account was disconnected by its owner"),
+            None => {
+                self.end = Some(End::Disconnected);
+                self.superseded("the account was disconnected by its owner")
+            }
         }
+    }
+
+    fn saved(&mut self) -> Action {
+        match self.saving.take() {
+            Some(save) if save.change.rotation.is_some() => self.ended(End::Stored),
+            _ => self.finish(),
+        }
+    }
+
+    /// A pair that the database refuses stays in the journal, and is written later; anything else
+    /// is dropped, and leaves the account as due as it was.
+    fn refused(&mut self, why: String) -> Action {
+        self.saving = None;
+        self.reset(&why);
+        self.report.outcome = Outcome::Unreachable;
+        self.finish()
+    }
+
+    fn ended(&mut self, end: End) -> Action {
+        self.end = Some(end);
+        self.finish()
     }
 
     /// A verdict or bookkeeping is either already written, or about a token that has been
@@ -317,7 +446,7 @@ impl<'a> Attempt<'a> {
             failures: 0,
             next_attempt_at: None,
             judged_jti: Some(token.jti().to_owned()),
-            heard_at: None,
+            heard: None,
             last_error: None,
             refresh_expires_at: None,
             account_status: None,
@@ -342,7 +471,20 @@ impl<'a> Attempt<'a> {
         self.report.error = Some(why.to_owned());
     }
 
+    /// What is left to do before the end, one thing at a time.
     fn finish(&mut self) -> Action {
-        Action::Finish(Box::new(self.report.clone()))
+        if let Some(end) = self.end.take() {
+            Action::Release(end)
+        } else if let Some(service) = self.absolves.take() {
+            Action::Absolve(service)
+        } else {
+            Action::Finish(Box::new(self.report.clone()))
+        }
     }
+}
+
+/// Whether a document still holds this very token.
+fn holds(document: Option<&Document>, token: &RefreshJwt) -> bool {
+    let stored = document.map(|document| &document.token);
+    matches!(stored, Some(StoredToken::Token(stored)) if stored.is(token))
 }

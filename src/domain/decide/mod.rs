@@ -12,16 +12,27 @@ use super::account::{Account, Status, Unusable};
 use super::answer::{Answer, Session};
 use super::backoff::{self, LONGEST_WAIT};
 use super::identity::{Handle, ServiceUrl};
+use super::moment::Moment;
 use super::outcome::Outcome;
 use super::session::Pair;
 
-/// The settings that the policy depends on.
+/// What the policy depends on, beside the account and the answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
     /// `VERDICT_CONFIRM_AFTER`: how long after a permanent answer it must be heard again before
     /// it is believed of an account that the daemon has kept alive. Zero: at once.
     pub confirm_after: Duration,
+    /// Whether the server's brake is on: its permanent answers about such accounts wait.
+    pub suspect: bool,
 }
+
+/// While a server is suspect, an account that it told off is tried again this often at the least:
+/// the first one that gets a session after all takes the brake off.
+const LONGEST_SUSPENSE: Duration = Duration::from_hours(1);
+
+/// A server that does not answer is asked again by one account at a time. The others come up to
+/// this share of the wait later, so that they do not come back at one moment.
+const SPREAD: f64 = 0.25;
 
 /// What one write sets. It changes nothing else.
 #[derive(Debug, Clone)]
@@ -68,7 +79,7 @@ pub struct Note {
     /// The `jti` of the token that the outcome is about: the stored one, once this is written.
     pub judged_jti: Option<String>,
     /// When a permanent answer about that token was first heard.
-    pub heard_at: Option<DateTime<Utc>>,
+    pub heard: Option<Moment>,
     /// What went wrong, for whoever looks after the daemon.
     pub last_error: Option<String>,
     /// The new refresh token's `exp`, after a success.
@@ -84,15 +95,20 @@ pub struct Decision {
     pub change: Change,
     /// A permanent answer that is not believed before it is heard again.
     pub held: bool,
+    /// The account had been told off and got a session after all: the server's permanent answers
+    /// of late were wrong.
+    pub absolves: bool,
 }
 
 impl Decision {
     fn note(note: Note) -> Self {
-        Self { change: Change { rotation: None, verdict: None, note }, held: false }
+        let change = Change { rotation: None, verdict: None, note };
+        Self { change, held: false, absolves: false }
     }
 
     fn verdict(note: Note, verdict: Verdict) -> Self {
-        Self { change: Change { rotation: None, verdict: Some(verdict), note }, held: false }
+        let change = Change { rotation: None, verdict: Some(verdict), note };
+        Self { change, held: false, absolves: false }
     }
 }
 
@@ -106,18 +122,43 @@ pub fn decide(
 ) -> Decision {
     let case = Case { policy, account, service, now, draw };
     match answer {
-        Answer::Session(session) if session.did != account.did.as_str() => case.trouble(
-            Outcome::IdentityMismatch,
-            "the server answered for another account".to_owned(),
-        ),
+        Answer::Session(session) if session.did != account.did.as_str() => {
+            let why = "the server answered for another account".to_owned();
+            case.trouble(Outcome::IdentityMismatch, why, None)
+        }
         Answer::Session(session) => case.rotated(*session),
-        Answer::Permanent(outcome) => case.permanent(outcome),
+        Answer::Permanent { outcome, said_at } => {
+            case.permanent(outcome, Moment { ours: now, theirs: said_at })
+        }
         Answer::TakenDown => {
-            case.trouble(Outcome::TakenDown, message(Outcome::TakenDown).to_owned())
+            case.trouble(Outcome::TakenDown, message(Outcome::TakenDown).to_owned(), None)
         }
         Answer::RateLimited(wait) => case.rate_limited(wait),
-        Answer::Unreachable(why) => case.silence(Outcome::Unreachable, why),
+        Answer::Unreachable { why, .. } => case.silence(Outcome::Unreachable, why),
     }
+}
+
+/// Whether a permanent answer about `account` is one that may have to be heard twice: only what
+/// such an account is told counts towards its server's brake.
+pub fn is_kept_alive(account: &Account) -> bool {
+    account.kept.refreshed_at.is_some()
+}
+
+/// When a permanent answer about the stored token was first heard; `None`: it never was.
+pub fn first_heard(account: &Account) -> Option<Moment> {
+    let same = account.kept.judged_jti.as_deref() == Some(account.refresh.jti());
+    account.kept.heard.filter(|_| same)
+}
+
+/// The decision on an account whose server does not answer anybody: it is not asked, for `wait`.
+pub fn out_of_reach(
+    account: &Account,
+    service: &ServiceUrl,
+    wait: Duration,
+    (now, draw): (DateTime<Utc>, f64),
+) -> Decision {
+    let policy = Policy { confirm_after: Duration::ZERO, suspect: false };
+    Case { policy, account, service, now, draw }.out_of_reach(wait)
 }
 
 /// The decision on an account whose token names another one, before anything is spent.
@@ -127,11 +168,9 @@ pub fn wrong_subject(
     now: DateTime<Utc>,
     draw: f64,
 ) -> Decision {
-    let policy = Policy { confirm_after: Duration::ZERO };
-    Case { policy, account, service, now, draw }.trouble(
-        Outcome::IdentityMismatch,
-        "the stored refresh token belongs to another account".to_owned(),
-    )
+    let policy = Policy { confirm_after: Duration::ZERO, suspect: false };
+    let why = "the stored refresh token belongs to another account".to_owned();
+    Case { policy, account, service, now, draw }.trouble(Outcome::IdentityMismatch, why, None)
 }
 
 /// The decision on a document without a refresh token: there is nothing to try until a new one
@@ -144,7 +183,7 @@ pub fn no_refresh_token(now: DateTime<Utc>) -> Decision {
         failures: 1,
         next_attempt_at: None,
         judged_jti: None,
-        heard_at: None,
+        heard: None,
         last_error: Some(Unusable::NoRefreshToken.to_string()),
         refresh_expires_at: None,
         account_status: None,
@@ -180,17 +219,12 @@ impl Case<'_> {
             failures,
             next_attempt_at: wait.map(|wait| self.after(wait)),
             judged_jti: Some(jti.to_owned()),
-            heard_at: self.heard_at(),
+            heard: first_heard(self.account)
+                .map(|first| first.at_latest(Moment { ours: self.now, theirs: None })),
             last_error: Some(error),
             refresh_expires_at: None,
             account_status: None,
         }
-    }
-
-    /// When a permanent answer about the stored token was first heard. A moment that is still to
-    /// come was written by a clock that was wrong, and counts as now.
-    fn heard_at(&self) -> Option<DateTime<Utc>> {
-        self.account.kept.heard_at.filter(|_| self.is_same_token()).map(|at| at.min(self.now))
     }
 
     /// Whether the bookkeeping is about the token that is stored now.
@@ -227,7 +261,7 @@ impl Case<'_> {
             failures: 0,
             next_attempt_at: None,
             judged_jti: Some(refresh.jti().to_owned()),
-            heard_at: None,
+            heard: None,
             last_error: None,
             refresh_expires_at: Some(refresh.expires_at()),
             account_status: session.account_status,
@@ -235,53 +269,64 @@ impl Case<'_> {
         let handle = Handle::parse(&session.handle)
             .filter(|handle| self.account.handle.as_deref() != Some(handle.as_str()));
         let rotation = Rotation { pair: session.pair, handle };
-        Decision { change: Change { rotation: Some(rotation), verdict: None, note }, held: false }
+        let change = Change { rotation: Some(rotation), verdict: None, note };
+        let absolves = is_kept_alive(self.account) && first_heard(self.account).is_some();
+        Decision { change, held: false, absolves }
     }
 
-    fn permanent(&self, outcome: Outcome) -> Decision {
-        let kept_alive = self.account.kept.refreshed_at.is_some();
+    fn permanent(&self, outcome: Outcome, now: Moment) -> Decision {
         // Where the document says so already, believing changes no status.
         let marked = matches!(self.account.status, Status::Revoked | Status::Expired)
             && matches!(outcome, Outcome::Revoked | Outcome::Expired);
-        let first = self.heard_at();
-        let since = first.and_then(|at| (self.now - at).to_std().ok()).unwrap_or_default();
-        let left = self.policy.confirm_after.saturating_sub(since);
-        if !kept_alive || marked || left.is_zero() {
-            return self.believed(outcome);
+        let first = first_heard(self.account).map_or(now, |first| first.at_latest(now));
+        let left = self.policy.confirm_after.saturating_sub(now.since(first));
+        let waits = self.policy.suspect || !left.is_zero();
+        if !is_kept_alive(self.account) || marked || !waits {
+            return self.believed(outcome, first);
         }
         let failures = self.count().saturating_add(1);
-        let mut note = self.stays(outcome, failures, Some(left), message(outcome).to_owned());
-        note.heard_at = Some(first.unwrap_or(self.now));
+        let suspense = backoff::error_ladder(failures, self.draw).min(LONGEST_SUSPENSE);
+        let wait = if self.policy.suspect { left.max(suspense) } else { left };
+        let mut note = self.stays(outcome, failures, Some(wait), message(outcome).to_owned());
+        note.heard = Some(first);
         Decision { held: true, ..Decision::note(note) }
     }
 
-    fn believed(&self, outcome: Outcome) -> Decision {
+    fn believed(&self, outcome: Outcome, first: Moment) -> Decision {
         let status = match outcome {
             Outcome::Revoked => Status::Revoked,
             Outcome::Expired => Status::Expired,
-            _ => return self.trouble(outcome, message(outcome).to_owned()),
+            _ => return self.trouble(outcome, message(outcome).to_owned(), Some(first)),
         };
         let marked = matches!(self.account.status, Status::Revoked | Status::Expired);
-        let hearings =
-            if marked && self.heard_at().is_some() { self.count().saturating_add(1) } else { 1 };
+        let heard_before = first_heard(self.account).is_some();
+        let hearings = if marked && heard_before { self.count().saturating_add(1) } else { 1 };
         let mut note =
             self.stays(outcome, hearings, backoff::probe(hearings), message(outcome).to_owned());
-        note.heard_at = note.heard_at.or(Some(self.now));
+        note.heard = Some(first);
         Decision::verdict(note, Verdict { status, message: message(outcome) })
     }
 
     /// Marks the account `error`: it is tried again on the slow ladder and heals by itself.
-    fn trouble(&self, outcome: Outcome, error: String) -> Decision {
+    fn trouble(&self, outcome: Outcome, error: String, first: Option<Moment>) -> Decision {
         let failures = match self.account.status {
             Status::Error => self.count().saturating_add(1),
             _ => 1,
         };
         let wait = backoff::error_ladder(failures, self.draw);
         let mut note = self.stays(outcome, failures, Some(wait), error);
-        if outcome.is_permanent() {
-            note.heard_at = note.heard_at.or(Some(self.now));
-        }
+        note.heard = first.or(note.heard);
         Decision::verdict(note, Verdict { status: Status::Error, message: message(outcome) })
+    }
+
+    /// Nobody was asked, so no attempt is counted.
+    fn out_of_reach(&self, wait: Duration) -> Decision {
+        let wait = match self.account.status {
+            Status::Active | Status::Foreign => wait.mul_f64(1.0 + SPREAD * self.draw),
+            Status::Error | Status::Expired | Status::Revoked => self.slow(),
+        };
+        let why = "the server has not answered of late; it is asked again by one account at a time";
+        Decision::note(self.stays(Outcome::Unreachable, self.count(), Some(wait), why.to_owned()))
     }
 
     /// Nothing was learnt. Only an active account's count is climbed by that: a lost reply has to

@@ -22,6 +22,19 @@ fn ago(seconds: i64) -> Option<DateTime<Utc>> {
     Some(at(NOW - seconds))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the form in which it is always needed")]
+fn heard(seconds: i64) -> Option<Moment> {
+    Some(Moment { ours: at(NOW - seconds), theirs: None })
+}
+
+fn permanent(outcome: Outcome) -> Answer {
+    Answer::Permanent { outcome, said_at: None }
+}
+
+fn silence() -> Answer {
+    Answer::Unreachable { why: "timed out".to_owned(), may_have_spent: true }
+}
+
 fn refresh_token(jti: &str, exp: i64) -> RefreshJwt {
     let claims = serde_json::json!({
         "sub": DID, "aud": "did:web:pds.example", "jti": jti, "iat": NOW - 1_000, "exp": exp,
@@ -64,7 +77,7 @@ fn histories() -> Vec<(&'static str, Account)> {
         judged_jti: Some("old".to_owned()),
         ..Bookkeeping::default()
     };
-    let heard = |seconds| Bookkeeping { heard_at: ago(seconds), failures: 1, ..alive() };
+    let heard = |seconds| Bookkeeping { heard: heard(seconds), failures: 1, ..alive() };
     let last = |outcome, failures| Bookkeeping { outcome: Some(outcome), failures, ..alive() };
     let other = Some("other".to_owned());
     let mut over = account(Active, alive());
@@ -97,18 +110,18 @@ fn answers() -> Vec<(&'static str, Answer)> {
     vec![
         ("200", session(DID)),
         ("another's 200", session("did:plc:other")),
-        ("revoked", Answer::Permanent(Outcome::Revoked)),
-        ("expired", Answer::Permanent(Outcome::Expired)),
-        ("invalid", Answer::Permanent(Outcome::InvalidToken)),
-        ("gone", Answer::Permanent(Outcome::AccountGone)),
+        ("revoked", permanent(Outcome::Revoked)),
+        ("expired", permanent(Outcome::Expired)),
+        ("invalid", permanent(Outcome::InvalidToken)),
+        ("gone", permanent(Outcome::AccountGone)),
         ("taken down", Answer::TakenDown),
         ("429, 30 s", Answer::RateLimited(Some(Duration::from_secs(30)))),
         ("429", Answer::RateLimited(None)),
-        ("silence", Answer::Unreachable("timed out".to_owned())),
+        ("silence", silence()),
     ]
 }
 
-const POLICY: Policy = Policy { confirm_after: Duration::from_mins(10) };
+const POLICY: Policy = Policy { confirm_after: Duration::from_mins(10), suspect: false };
 
 /// One cell: outcome, status written, failures, seconds to the next attempt and since the first
 /// hearing.
@@ -116,7 +129,7 @@ fn cell(decision: &Decision) -> String {
     let note = &decision.change.note;
     let status = decision.change.verdict.map_or("-", |verdict| verdict.status.as_str());
     let next = note.next_attempt_at.map(|next| (next - at(NOW)).num_seconds());
-    let heard = note.heard_at.map(|heard| (at(NOW) - heard).num_seconds());
+    let heard = note.heard.map(|heard| (at(NOW) - heard.ours).num_seconds());
     let text = |seconds: Option<i64>| seconds.map_or("-".to_owned(), |it| it.to_string());
     let held = if decision.held { " held" } else { "" };
     let pair = if decision.change.rotation.is_some() { " pair" } else { "" };
@@ -143,11 +156,60 @@ fn every_answer_to_every_history() {
 
 #[test]
 fn without_confirmation_the_first_hearing_is_believed() {
-    let policy = Policy { confirm_after: Duration::ZERO };
+    let policy = Policy { confirm_after: Duration::ZERO, suspect: false };
     let (_, kept_alive) = histories().swap_remove(1);
-    let answer = Answer::Permanent(Outcome::Revoked);
+    let answer = permanent(Outcome::Revoked);
     let decision = decide(policy, &kept_alive, &service(), answer, (at(NOW), 0.5));
     assert_eq!(cell(&decision), "revoked, revoked, 1, 600, 0");
+}
+
+#[test]
+fn while_a_server_is_suspect_its_verdicts_wait() {
+    let policy = Policy { suspect: true, ..POLICY };
+    for (history, cells) in [
+        ("never refreshed", "revoked, revoked, 1, 600, 0"),
+        ("kept alive", "revoked held, -, 1, 855, 0"),
+        ("heard 600 s ago", "revoked held, -, 2, 1710, 600"),
+        ("heard once long ago", "revoked held, -, 2, 1710, 9000000"),
+        ("revoked by others", "revoked, revoked, 1, 600, 0"),
+    ] {
+        let (_, account) = histories().into_iter().find(|(name, _)| *name == history).unwrap();
+        let answer = permanent(Outcome::Revoked);
+        let decision = decide(policy, &account, &service(), answer, (at(NOW), 0.5));
+        assert_eq!(cell(&decision), cells, "{history}");
+    }
+}
+
+#[test]
+fn a_session_after_all_absolves_the_server() {
+    for (history, account) in histories() {
+        let decision = decide(POLICY, &account, &service(), session(DID), (at(NOW), 0.5));
+        assert_eq!(decision.absolves, first_heard(&account).is_some(), "{history}");
+    }
+}
+
+#[test]
+fn a_clock_that_jumped_ahead_confirms_nothing() {
+    let (_, mut account) = histories().swap_remove(1);
+    account.kept.heard = Some(Moment { ours: at(NOW - 31_536_000), theirs: ago(5) });
+    let answer = Answer::Permanent { outcome: Outcome::Revoked, said_at: ago(0) };
+    let decision = decide(POLICY, &account, &service(), answer, (at(NOW), 0.5));
+    assert_eq!(cell(&decision), "revoked held, -, 1, 595, 31536000");
+}
+
+#[test]
+fn a_server_that_answers_nobody_is_not_asked_and_no_attempt_is_counted() {
+    for (history, cells) in [
+        ("kept alive", "unreachable, -, 0, 45, -"),
+        ("third retry", "unreachable, -, 3, 45, -"),
+        ("error, third rung", "unreachable, -, 3, 855, -"),
+        ("revoked, probed once", "unreachable, -, 2, 855, 4000"),
+    ] {
+        let (_, account) = histories().into_iter().find(|(name, _)| *name == history).unwrap();
+        let wait = Duration::from_secs(40);
+        let decision = out_of_reach(&account, &service(), wait, (at(NOW), 0.5));
+        assert_eq!(cell(&decision), cells, "{history}");
+    }
 }
 
 #[test]
@@ -207,6 +269,7 @@ fn any_account() -> impl Strategy<Value = Account> {
     (status, jti, outcome, failures, times, moment()).prop_map(
         |(status, judged_jti, outcome, failures, times, exp)| {
             let [refreshed_at, attempted_at, next_attempt_at, heard_at] = times;
+            let heard = heard_at.map(|ours| Moment { ours, theirs: None });
             let mut account = account(
                 status,
                 Bookkeeping {
@@ -217,7 +280,7 @@ fn any_account() -> impl Strategy<Value = Account> {
                     failures,
                     next_attempt_at,
                     judged_jti,
-                    heard_at,
+                    heard,
                 },
             );
             account.refresh = refresh_token("old", exp.timestamp());
@@ -251,11 +314,12 @@ proptest! {
         ],
         millis in 0_i64..1_000,
         draw in 0.0_f64..1.0,
+        suspect: bool,
     ) {
         let now = at(NOW) + TimeDelta::milliseconds(millis);
-        let policy = Policy { confirm_after: confirm };
+        let policy = Policy { confirm_after: confirm, suspect };
         let ours = matches!(&answer, Answer::Session(session) if session.did == DID);
-        let Decision { change, held } = decide(policy, &account, &service(), answer, (now, draw));
+        let Decision { change, held, .. } = decide(policy, &account, &service(), answer, (now, draw));
         let note = &change.note;
 
         prop_assert_eq!(change.rotation.is_some(), ours, "a pair is stored if it is the account's");
@@ -267,12 +331,19 @@ proptest! {
         }
         if held {
             prop_assert!(note.outcome.is_permanent() && account.kept.refreshed_at.is_some());
-            prop_assert!(note.next_attempt_at.is_some() && note.heard_at.is_some());
+            prop_assert!(note.next_attempt_at.is_some() && note.heard.is_some());
         }
         if let Some(next) = note.next_attempt_at {
             prop_assert!(next >= now && next <= now + Duration::from_hours(24), "{}", next);
             prop_assert_eq!(next.timestamp_subsec_nanos() % 1_000_000, 0, "MongoDB keeps ms");
         }
-        prop_assert!(note.heard_at.is_none_or(|heard| heard <= now));
+        if suspect && account.kept.refreshed_at.is_some() {
+            let condemned = change.verdict.is_some_and(|it| it.status != Status::Error);
+            let marked = matches!(account.status, Status::Revoked | Status::Expired);
+            prop_assert!(!condemned || marked, "while a server is suspect, its verdicts wait");
+        }
+        if note.outcome.is_permanent() {
+            prop_assert!(note.heard.is_some_and(|heard| heard.ours <= now));
+        }
     }
 }

@@ -56,7 +56,7 @@ async fn a_rotation_writes_its_fields_and_leaves_every_other_byte_alone() {
                 "updatedAt": millis(0),
                 "tokenRefresh": {
                     "accountStatus": "deactivated", "attemptedAt": millis(0), "failures": 0,
-                    "heardAt": null, "judgedJti": "n", "lastError": null, "nextAttemptAt": null,
+                    "heardAt": null, "heardAtServer": null, "judgedJti": "n", "lastError": null, "nextAttemptAt": null,
                     "outcome": "refreshed",
                     "refreshExpiresAt": mongodb::bson::DateTime::from_millis(2_000_000_000_000),
                     "refreshedAt": millis(0), "service": "https://bsky.social",

@@ -120,7 +120,7 @@ fn note(outcome: Outcome, jti: &str) -> Note {
         failures: 0,
         next_attempt_at: None,
         judged_jti: Some(jti.to_owned()),
-        heard_at: None,
+        heard: None,
         last_error: None,
         refresh_expires_at: None,
         account_status: None,

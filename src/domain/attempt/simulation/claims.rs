@@ -48,6 +48,8 @@ pub(super) fn write(
         claim(after.token().is_some_and(|token| token.is(stored)), "a verdict changed the token")?;
     }
     let condemned = save.change.verdict.is_some_and(|verdict| verdict.status != Status::Error);
+    // Of a session that was never kept alive the first word is believed, also a wrong one.
+    let condemned = condemned && before.kept.refreshed_at.is_some();
     claim(!condemned || !server.is_live(stored, now), "a live session was condemned")?;
     let transient = save.change.note.outcome.is_transient();
     claim(!transient || after.status == before.status, "transient trouble changed the status")?;
@@ -64,6 +66,17 @@ pub(super) fn dropped(
     let Some(stored) = document.and_then(Fields::token) else { return Ok(()) };
     let order = order(server, [answered, stored], written_back);
     claim(order.is_none_or(std::cmp::Ordering::is_le), "a newer link was dropped")
+}
+
+/// The end of an entry. `held` is an answer that is neither stored nor dropped.
+pub(super) fn released(held: Option<&RefreshJwt>) -> Claim {
+    claim(held.is_none(), "an answer left the journal before it was stored")
+}
+
+/// A call. `held` is what the document has held since the attempt began.
+pub(super) fn call(token: &RefreshJwt, held: &[RefreshJwt]) -> Claim {
+    let known = held.iter().any(|it| it.is(token));
+    claim(known, "a call with a token that the document had moved on from")
 }
 
 /// The end of a story in which nobody lost or took back anything.

@@ -3,7 +3,9 @@
 //! A failing seed is printed with its story and replays. [`Sabotage`] breaks the code on purpose:
 //! each way has to be noticed.
 
+mod application;
 mod claims;
+mod instance;
 mod world;
 
 use std::time::Duration;
@@ -15,15 +17,36 @@ use rand::{RngExt as _, SeedableRng as _};
 use self::claims::Claim;
 use self::world::{Fields, GRACE, Sabotage, Server};
 use super::{Action, Attempt, Event, Expected, Save};
-use crate::domain::account::{Bookkeeping, Document, StoredToken};
-use crate::domain::answer::Answer;
+use crate::domain::account::{Bookkeeping, StoredToken};
 use crate::domain::decide::Policy;
 use crate::domain::identity::AccountId;
+use crate::domain::pending::Pending;
 use crate::domain::routing::Routing;
 use crate::domain::session::RefreshJwt;
 
 const START: i64 = 1_780_000_000;
-const POLICY: Policy = Policy { confirm_after: Duration::from_mins(10) };
+const POLICY: Policy = Policy { confirm_after: Duration::from_mins(10), suspect: false };
+
+/// A server that has forgotten its sessions remembers them within this, in seconds: before any
+/// second hearing.
+const AMNESIA: i64 = 300;
+
+/// What may go wrong in a story, a bit of `World::allowed` each.
+mod trouble {
+    pub(super) const GRACE_ENDS: u32 = 0;
+    pub(super) const CRASH: u32 = 1;
+    pub(super) const NO_BUDGET: u32 = 2;
+    pub(super) const NO_CONNECTION: u32 = 3;
+    pub(super) const REPLY_LOST: u32 = 4;
+    pub(super) const WRITE_UNSEEN: u32 = 5;
+    // From 6 to 15: the application's deeds.
+    pub(super) const ROTATED_UNSAVED: u32 = 16;
+    pub(super) const NO_INTENT: u32 = 17;
+    pub(super) const NOT_KEPT: u32 = 18;
+    pub(super) const AMNESIA: u32 = 19;
+    pub(super) const SUSPECT: u32 = 20;
+    pub(super) const OUT_OF_REACH: u32 = 21;
+}
 
 /// An instance of the daemon, in the middle of an attempt.
 #[derive(Debug)]
@@ -35,6 +58,10 @@ struct Instance<'a> {
     used: Option<RefreshJwt>,
     /// An answer that is neither stored nor dropped yet.
     held: Option<RefreshJwt>,
+    /// It has gone through the journal, as far as the attempt knows.
+    kept: bool,
+    /// What the document has held since the attempt began.
+    seen: Vec<RefreshJwt>,
 }
 
 struct World<'a> {
@@ -48,10 +75,18 @@ struct World<'a> {
     /// Every token that was ever stored, for whoever writes an old one back.
     history: Vec<RefreshJwt>,
     instances: [Option<Instance<'a>>; 2],
+    /// What stands on each instance's disk.
+    journals: [Option<Pending>; 2],
+    /// The server has forgotten its sessions until then.
+    amnesia: i64,
+    grace: i64,
+    /// Steps of instances so far, and at which one the instance crashes.
+    steps: usize,
+    crash_at: Option<usize>,
     /// What may happen in this story, a bit each.
     allowed: u32,
     written_back: bool,
-    /// Replies were lost, rotations not saved, instances crashed: a spent token may be stored.
+    /// An answer never reached a journal: a spent token may be stored.
     lossy: bool,
     story: Vec<String>,
 }
@@ -60,7 +95,8 @@ impl<'a> World<'a> {
     fn new(seed: u64, routing: &'a Routing, sabotage: Sabotage) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let allowed = rng.random::<u32>() & rng.random::<u32>();
-        let mut server = Server::new();
+        let grace = if rng.random_bool(0.5) { GRACE } else { 0 };
+        let mut server = Server::new(grace);
         let first = server.login(START);
         let kept = Bookkeeping {
             refreshed_at: rng.random_bool(0.5).then_some(DateTime::UNIX_EPOCH),
@@ -77,6 +113,11 @@ impl<'a> World<'a> {
             document: Some(Fields { token, status: "active", kept }),
             history: vec![first],
             instances: [None, None],
+            journals: [None, None],
+            amnesia: START,
+            grace,
+            steps: 0,
+            crash_at: None,
             allowed,
             written_back: false,
             lossy: false,
@@ -102,9 +143,13 @@ impl<'a> World<'a> {
         let steps = self.rng.random_range(10..60);
         for _ in 0..steps {
             self.now += self.rng.random_range(1..20);
-            if self.happens(0, 0.05) {
+            if self.happens(trouble::GRACE_ENDS, 0.05) {
                 self.now += GRACE + 60;
                 self.tell(|| "the grace is over".to_owned());
+            }
+            if self.amnesia == START && self.happens(trouble::AMNESIA, 0.1) {
+                self.amnesia = self.now + AMNESIA;
+                self.tell(|| "the server forgets its sessions".to_owned());
             }
             match self.rng.random_range(0..10) {
                 0..4 => self.step(0)?,
@@ -116,21 +161,26 @@ impl<'a> World<'a> {
         if !self.lossy && !self.written_back {
             claims::quiet_end(self.document.as_ref(), &self.server)?;
         }
-        if self.now - START < GRACE {
+        if self.now - START < self.grace {
             self.heal()?;
         }
         Ok(())
     }
 
+    /// Lets all that is under way, and all that the journals hold, come to its end.
     fn finish_all(&mut self) -> Claim {
         self.allowed = 0;
+        self.crash_at = None;
+        self.amnesia = self.amnesia.min(self.now);
         for _ in 0..100 {
-            if self.instances.iter().all(Option::is_none) {
+            let is_idle =
+                |index: &usize| self.instances[*index].is_none() && self.journals[*index].is_none();
+            if (0..2).all(|index| is_idle(&index)) {
                 return Ok(());
             }
             self.now += 1;
             for index in 0..2 {
-                if self.instances[index].is_some() {
+                if self.instances[index].is_some() || self.journals[index].is_some() {
                     self.step(index)?;
                 }
             }
@@ -152,243 +202,55 @@ impl<'a> World<'a> {
     fn is_marked(&self) -> bool {
         self.document.as_ref().is_some_and(|fields| fields.is_ours() && fields.status != "active")
     }
-
-    /// One step of one instance: it does what its attempt asks for, and no more.
-    fn step(&mut self, index: usize) -> Claim {
-        let Some(mut instance) = self.instances[index].take() else {
-            self.tell(|| format!("{index} begins"));
-            self.instances[index] = Some(Instance::begin(self.routing, self.id));
-            return Ok(());
-        };
-        if self.happens(1, 0.03) {
-            self.lossy = true;
-            self.tell(|| format!("{index} crashes"));
-            return Ok(());
-        }
-        let event = match &instance.action {
-            Action::Load => Some(Event::Loaded(self.read())),
-            Action::Spend(_) if self.happens(2, 0.1) => Some(Event::Denied(Duration::from_secs(5))),
-            Action::Spend(_) => Some(Event::Granted),
-            Action::Call(_, token) => {
-                let token = token.clone();
-                let answer = self.call(index, &token);
-                if let Answer::Session(session) = &answer {
-                    instance.held = Some(session.pair.refresh.clone());
-                }
-                instance.used = Some(token);
-                Some(Event::Answered(answer))
-            }
-            Action::Save(save) => {
-                let save = (**save).clone();
-                self.save(index, &save, &mut instance)?
-            }
-            Action::Finish(report) => {
-                self.tell(|| format!("{index} ends: {}", report.outcome));
-                let forgotten = instance.held.is_some();
-                return if forgotten { Err("an answer was forgotten".to_owned()) } else { Ok(()) };
-            }
-        };
-        if let Some(event) = event {
-            self.react(index, &mut instance, event)?;
-        }
-        self.instances[index] = Some(instance);
-        Ok(())
-    }
-
-    /// Lets the attempt decide, and holds it to what it drops.
-    fn react(&mut self, index: usize, instance: &mut Instance<'a>, event: Event) -> Claim {
-        let missed = matches!(event, Event::Missed(_));
-        let draw = self.rng.random();
-        instance.action = instance.attempt.step(event, self.time(), draw);
-        let goes_on =
-            matches!(&instance.action, Action::Save(save) if save.change.rotation.is_some());
-        if missed
-            && !goes_on
-            && let Some(answered) = instance.held.take()
-        {
-            self.tell(|| format!("{index} drops {}", answered.jti()));
-            let document = self.document.as_ref();
-            return claims::dropped(&answered, document, &self.server, self.written_back);
-        }
-        Ok(())
-    }
-
-    fn read(&self) -> Option<Document> {
-        self.document.as_ref().map(|fields| fields.read(self.id))
-    }
-
-    fn call(&mut self, index: usize, token: &RefreshJwt) -> Answer {
-        if self.happens(3, 0.1) {
-            self.tell(|| format!("{index} calls with {}: unreachable", token.jti()));
-            return Answer::Unreachable("connection refused".to_owned());
-        }
-        let answer = self.server.refresh(token, self.now);
-        if self.happens(4, 0.1) {
-            self.lossy = true;
-            self.tell(|| format!("{index} calls with {}: the reply is lost", token.jti()));
-            return Answer::Unreachable("timed out".to_owned());
-        }
-        self.tell(|| match &answer {
-            Answer::Session(session) => {
-                format!("{index} calls with {}: {}", token.jti(), session.pair.refresh.jti())
-            }
-            other => format!("{index} calls with {}: {other:?}", token.jti()),
-        });
-        answer
-    }
-
-    /// A write, or the reading after its miss. `None`: the shell does not know yet how it went.
-    fn save(
-        &mut self,
-        index: usize,
-        save: &Save,
-        instance: &mut Instance<'a>,
-    ) -> Result<Option<Event>, String> {
-        if std::mem::take(&mut instance.missed) {
-            return self.reread(save, instance).map(Some);
-        }
-        let what = save.change.rotation.as_ref().map_or("a note", |it| it.pair.refresh.jti());
-        if !self.document.as_ref().is_some_and(|fields| fields.matches(save, self.sabotage)) {
-            self.tell(|| format!("{index} writes {what}: misses"));
-            if self.sabotage == Sabotage::IgnoreMisses {
-                return Ok(Some(Event::Saved));
-            }
-            instance.missed = true;
-            return Ok(None);
-        }
-        self.tell(|| format!("{index} writes {what}"));
-        self.apply(save, instance)?;
-        if self.happens(5, 0.2) {
-            self.tell(|| format!("{index} does not hear of it"));
-            return Ok(None);
-        }
-        Ok(Some(Event::Saved))
-    }
-
-    fn apply(&mut self, save: &Save, instance: &mut Instance<'a>) -> Claim {
-        let Some(before) = self.document.clone() else { return Ok(()) };
-        let mut after = before.clone();
-        after.apply(save);
-        let around = (&self.server, self.now, self.written_back);
-        claims::write((&before, &after), save, instance.used.as_ref(), around)?;
-        if let Some(rotation) = &save.change.rotation {
-            instance.held = None;
-            self.history.push(rotation.pair.refresh.clone());
-        }
-        self.document = Some(after);
-        Ok(())
-    }
-
-    fn reread(&mut self, save: &Save, instance: &mut Instance<'a>) -> Result<Event, String> {
-        let document = self.read();
-        if self.sabotage == Sabotage::GiveUp {
-            return Ok(Event::Missed(None));
-        }
-        if self.sabotage == Sabotage::ByAnswersAge
-            && let Some(rotation) = &save.change.rotation
-            && let Some(stored) = self.document.as_ref().and_then(Fields::token)
-            && stored.issued_at() < rotation.pair.refresh.issued_at()
-            && let Some(expected) = document.as_ref().and_then(Expected::of)
-        {
-            self.apply(&Save { expected, ..save.clone() }, instance)?;
-            return Ok(Event::Saved);
-        }
-        Ok(Event::Missed(document))
-    }
-
-    /// The posting application, or the account's owner, does something to the document.
-    fn application(&mut self) {
-        let deed = self.rng.random_range(6..16);
-        if self.allowed & (1 << deed) == 0 {
-            return;
-        }
-        let Some(mut fields) = self.document.take() else {
-            // A new account of the same person, which only a login makes.
-            return self.log_in();
-        };
-        match deed {
-            6 | 7 => self.rotate(&mut fields),
-            8 => {
-                let old = self.rng.random_range(0..self.history.len());
-                if fields.token().is_some() {
-                    self.written_back = true;
-                    fields.token = StoredToken::Token(self.history[old].clone());
-                    self.tell(|| {
-                        format!(
-                            "the application writes back {:?}",
-                            fields.token().map(RefreshJwt::jti)
-                        )
-                    });
-                }
-            }
-            9 => fields.status = "inactive",
-            10 => {
-                fields.token = StoredToken::Null;
-                fields.status = "inactive";
-            }
-            11 => fields.token = StoredToken::Null,
-            12 => fields.status = "error",
-            13 => fields.token = StoredToken::Unreadable,
-            14 => return self.log_in(),
-            _ => {
-                self.tell(|| "the document is deleted".to_owned());
-                return;
-            }
-        }
-        self.tell(|| {
-            format!(
-                "deed {deed}: status {}, token {:?}",
-                fields.status,
-                fields.token().map(RefreshJwt::jti)
-            )
-        });
-        self.document = Some(fields);
-    }
-
-    fn log_in(&mut self) {
-        let token = self.server.login(self.now);
-        self.tell(|| format!("login: {}", token.jti()));
-        self.history.push(token.clone());
-        let (token, kept) = (StoredToken::Token(token), Bookkeeping::default());
-        self.document = Some(Fields { token, status: "active", kept });
-    }
-
-    /// Posting refreshes the stored session, and may or may not save what it got.
-    fn rotate(&mut self, fields: &mut Fields) {
-        let Some(used) = fields.token().filter(|_| fields.is_ours()).cloned() else { return };
-        let Answer::Session(session) = self.server.refresh(&used, self.now) else { return };
-        if self.happens(16, 0.5) {
-            self.lossy = true;
-            self.tell(|| format!("the application uses {} and saves nothing", used.jti()));
-            return;
-        }
-        self.history.push(session.pair.refresh.clone());
-        fields.token = StoredToken::Token(session.pair.refresh);
-    }
 }
 
-impl<'a> Instance<'a> {
-    fn begin(routing: &'a Routing, id: AccountId) -> Self {
-        let (attempt, action) = Attempt::begin(POLICY, routing, id, None);
-        Self { attempt, action, missed: false, used: None, held: None }
-    }
-}
+type Broken = (String, Vec<String>);
 
-fn play(seed: u64, routing: &Routing, sabotage: Sabotage) -> Result<(), (String, Vec<String>)> {
+/// Plays one story; answers how many steps the instances made.
+fn play(
+    seed: u64,
+    routing: &Routing,
+    sabotage: Sabotage,
+    crash_at: Option<usize>,
+) -> Result<usize, Broken> {
     let mut world = World::new(seed, routing, sabotage);
-    world.play().map_err(|broken| (broken, world.story))
+    if crash_at.is_some() {
+        world.crash_at = crash_at;
+        world.allowed &= !(1 << trouble::CRASH);
+    }
+    let played = world.play();
+    played.map(|()| world.steps).map_err(|broken| (broken, world.story))
 }
 
 fn routing() -> Routing {
     Routing::new("https://pds.example".parse().unwrap(), true, false)
 }
 
+#[track_caller]
+fn holds(seed: u64, routing: &Routing, crash_at: Option<usize>) -> usize {
+    match play(seed, routing, Sabotage::None, crash_at) {
+        Ok(steps) => steps,
+        Err((broken, story)) => {
+            panic!("seed {seed}, crash at {crash_at:?}: {broken}\n{}", story.join("\n"))
+        }
+    }
+}
+
 #[test]
 fn no_interleaving_breaks_an_invariant() {
     let routing = routing();
     for seed in 0..30_000 {
-        if let Err((broken, story)) = play(seed, &routing, Sabotage::None) {
-            panic!("seed {seed}: {broken}\n{}", story.join("\n"));
+        holds(seed, &routing, None);
+    }
+}
+
+#[test]
+fn no_crash_at_any_step_breaks_an_invariant() {
+    let routing = routing();
+    for seed in 0..1_000 {
+        let mut step = 1;
+        while holds(seed, &routing, Some(step)) >= step {
+            step += 1;
         }
     }
 }
@@ -400,12 +262,17 @@ fn every_sabotage_is_noticed() {
         (Sabotage::NoClassFilter, "a disconnected account was revived"),
         (Sabotage::Unconditional, "overwritten by an older link"),
         (Sabotage::Unconditional, "a pair was written over a token that is gone"),
-        (Sabotage::IgnoreMisses, "an answer was forgotten"),
+        (Sabotage::IgnoreMisses, "an answer left the journal before it was stored"),
         (Sabotage::ByAnswersAge, "overwritten by an older link"),
         (Sabotage::GiveUp, "a newer link was dropped"),
+        (Sabotage::StoreFirst, "the stored token is spent at the end"),
+        (Sabotage::BelieveAtOnce, "a live session was condemned"),
+        (Sabotage::NoReread, "a call with a token that the document had moved on from"),
+        (Sabotage::ReleaseEarly, "the stored token is spent at the end"),
     ] {
-        let noticed = (0..30_000)
-            .any(|seed| play(seed, &routing, sabotage).is_err_and(|(broken, _)| broken == claim));
+        let noticed = (0..30_000).any(|seed| {
+            play(seed, &routing, sabotage, None).is_err_and(|(broken, _)| broken == claim)
+        });
         assert!(noticed, "{sabotage:?} went unnoticed: {claim}");
     }
 }

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use chrono::DateTime;
+
 use crate::domain::account::{Account, Bookkeeping, Document, Status, StoredToken, Unusable};
 use crate::domain::answer::{Answer, Session};
 use crate::domain::attempt::Save;
@@ -35,16 +37,18 @@ pub(super) struct Server {
     rows: BTreeMap<String, Row>,
     logins: u32,
     issued: u32,
+    /// How long a spent token can be asked again, in seconds.
+    grace: i64,
     access: AccessJwt,
     /// Copies of a link that had a successor when they were issued: they look newer than they are.
     late: Vec<RefreshJwt>,
 }
 
 impl Server {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(grace: i64) -> Self {
         let access = token(&serde_json::json!({"sub": DID, "iat": 0, "exp": 9_999_999_999_i64}));
         let access = AccessJwt::parse(&access).unwrap();
-        Self { rows: BTreeMap::new(), logins: 0, issued: 0, access, late: Vec::new() }
+        Self { rows: BTreeMap::new(), logins: 0, issued: 0, grace, access, late: Vec::new() }
     }
 
     pub(super) fn login(&mut self, now: i64) -> RefreshJwt {
@@ -58,12 +62,12 @@ impl Server {
     /// `refreshSession`.
     pub(super) fn refresh(&mut self, used: &RefreshJwt, now: i64) -> Answer {
         if used.expires_at().timestamp() <= now {
-            return Answer::Permanent(Outcome::Expired);
+            return permanent(Outcome::Expired, now);
         }
         let Some(row) = self.rows.get_mut(used.jti()).filter(|row| row.expires_at > now) else {
-            return Answer::Permanent(Outcome::Revoked);
+            return permanent(Outcome::Revoked, now);
         };
-        row.expires_at = row.expires_at.min(now + GRACE);
+        row.expires_at = row.expires_at.min(now + self.grace);
         let place = Place { link: row.place.link + 1, ..row.place };
         let jti = format!("{}-{}", place.login, place.link);
         row.next = Some(jti.clone());
@@ -110,6 +114,11 @@ impl Server {
     }
 }
 
+/// A permanent answer, with the time that the server told.
+pub(super) fn permanent(outcome: Outcome, now: i64) -> Answer {
+    Answer::Permanent { outcome, said_at: DateTime::from_timestamp(now, 0) }
+}
+
 /// A way to break the code on purpose, to see that the simulation notices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sabotage {
@@ -124,6 +133,14 @@ pub(super) enum Sabotage {
     ByAnswersAge,
     /// An answer is given up at the first miss.
     GiveUp,
+    /// An answer is written to the database without being put into the journal first.
+    StoreFirst,
+    /// A permanent answer is believed at once.
+    BelieveAtOnce,
+    /// A call that may have happened is asked again without a look at the document.
+    NoReread,
+    /// An answer leaves the journal before the database has it.
+    ReleaseEarly,
 }
 
 /// The document's fields.
@@ -212,7 +229,7 @@ impl Fields {
             failures: note.failures,
             next_attempt_at: note.next_attempt_at,
             judged_jti: note.judged_jti,
-            heard_at: note.heard_at,
+            heard: note.heard,
         };
     }
 }

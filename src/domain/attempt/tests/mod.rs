@@ -1,14 +1,17 @@
 //! Every way through an attempt, as the events it is told and the actions it asks for.
 
+mod entries;
+
 use super::*;
 use crate::domain::account::{Bookkeeping, Status};
 use crate::domain::answer::Session;
+use crate::domain::moment::Moment;
 use crate::domain::session::tests::token;
 use crate::domain::session::{AccessJwt, Pair};
 
 const NOW: i64 = 1_780_000_000;
 const DID: &str = "did:plc:ewvi7nxzyoun6zhxrhs64oiz";
-const POLICY: Policy = Policy { confirm_after: Duration::from_mins(10) };
+const POLICY: Policy = Policy { confirm_after: Duration::from_mins(10), suspect: false };
 
 fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(NOW, 0).unwrap()
@@ -66,7 +69,7 @@ fn holding(token: RefreshJwt, status: &str) -> Option<Document> {
 
 fn noted(mut document: Document, jti: Option<&str>, next_in: Option<i64>, at: i64) -> Document {
     document.kept.judged_jti = jti.map(ToOwned::to_owned);
-    document.kept.next_attempt_at = next_in.map(|by| now() + chrono::TimeDelta::seconds(by));
+    document.kept.next_attempt_at = next_in.map(|by| now() + TimeDelta::seconds(by));
     document.kept.attempted_at = DateTime::from_timestamp(at, 0);
     document
 }
@@ -76,7 +79,16 @@ fn told(action: &Action) -> String {
     match action {
         Action::Load => "load".to_owned(),
         Action::Spend(service) => format!("spend at {service}"),
+        Action::Intend(intent) => {
+            format!("intend {} with {}", intent.service, intent.token.jti())
+        }
         Action::Call(service, token) => format!("call {service} with {}", token.jti()),
+        Action::Keep(session) => format!("keep {}", session.pair.refresh.jti()),
+        Action::Hear(hearing) => {
+            format!("hear {}{}", hearing.service, if hearing.first { ", first" } else { "" })
+        }
+        Action::Release(end) => format!("release: {end}"),
+        Action::Absolve(service) => format!("absolve {service}"),
         Action::Save(save) => {
             let expected = save.expected.token.as_ref().map_or("null", RefreshJwt::jti);
             let class = if save.expected.ours { "ours" } else { "foreign" };
@@ -99,9 +111,20 @@ fn told(action: &Action) -> String {
 /// Plays `events` and compares the actions that follow each; returns the last report.
 #[track_caller]
 fn path(name: &str, generation: Option<&str>, steps: Vec<(Event, &str)>) -> Report {
+    path_with(name, generation, None, steps)
+}
+
+/// The same, of an account that the journal has an entry of.
+#[track_caller]
+fn path_with(
+    name: &str,
+    generation: Option<&str>,
+    pending: Option<Pending>,
+    steps: Vec<(Event, &str)>,
+) -> Report {
     let routing = Routing::new("https://bsky.social".parse().unwrap(), true, false);
     let id = "6806a8c4302c4281518c95b2".parse().unwrap();
-    let (mut attempt, first) = Attempt::begin(POLICY, &routing, id, generation);
+    let (mut attempt, first) = Attempt::begin(POLICY, &routing, id, generation, pending);
     assert_eq!(told(&first), "load", "{name}");
     let mut last = first;
     for (event, expected) in steps {
@@ -113,7 +136,7 @@ fn path(name: &str, generation: Option<&str>, steps: Vec<(Event, &str)>) -> Repo
     *report
 }
 
-/// The way to an answer, and what follows it.
+/// The way to an answer, and what follows it. A pair is kept first.
 fn answered(
     answer: Event,
     first: &'static str,
@@ -121,18 +144,36 @@ fn answered(
 ) -> Vec<(Event, &'static str)> {
     let mut steps = vec![
         (Event::Loaded(holding(used(), "active")), "spend at https://pds.example"),
-        (Event::Granted, "call https://pds.example with u"),
-        (answer, first),
+        (Event::Granted, "intend https://pds.example with u"),
+        (Event::Intended, "call https://pds.example with u"),
     ];
+    if matches!(answer, Event::Answered(Answer::Session(_))) {
+        steps.extend([(answer, "keep n"), (Event::Kept, first)]);
+    } else {
+        steps.push((answer, first));
+    }
     steps.extend(rest);
     steps
+}
+
+/// A write that ends the account's entry, and the attempt with it.
+fn ends(end: &'static str, report: &'static str) -> Vec<(Event, &'static str)> {
+    vec![(Event::Saved, end), (Event::Released, report)]
+}
+
+fn permanent(outcome: Outcome) -> Event {
+    Event::Answered(Answer::Permanent { outcome, said_at: None })
+}
+
+fn silence(may_have_spent: bool) -> Event {
+    Event::Answered(Answer::Unreachable { why: "timed out".to_owned(), may_have_spent })
 }
 
 const PAIR: &str = "n over u, ours: refreshed, 0 misses";
 
 #[test]
 fn a_refresh() {
-    let steps = answered(session(DID), PAIR, vec![(Event::Saved, "end: refreshed, fresh")]);
+    let steps = answered(session(DID), PAIR, ends("release: stored", "end: refreshed, fresh"));
     let report = path("refreshed", Some("u"), steps);
     assert_eq!(report.handle.as_deref(), Some("alice.example.com"));
     assert_eq!(report.expires_at.unwrap().timestamp(), NOW + 7_200);
@@ -177,38 +218,83 @@ fn ends_before_a_call() {
 fn other_answers() {
     for (answer, write, end) in [
         (
-            Answer::Permanent(Outcome::Revoked),
+            permanent(Outcome::Revoked),
             "revoked over u, ours: revoked, 0 misses",
             "end: revoked, again in 600 s",
         ),
         (
-            Answer::TakenDown,
+            Event::Answered(Answer::TakenDown),
             "error over u, ours: taken_down, 0 misses",
             "end: taken_down, again in 855 s",
         ),
         (
-            Answer::Unreachable("timed out".to_owned()),
-            "a note over u, ours: unreachable, 0 misses",
-            "end: unreachable, again in 0 s",
+            Event::Answered(Answer::RateLimited(Some(Duration::from_secs(9)))),
+            "a note over u, ours: rate_limited, 0 misses",
+            "end: rate_limited, again in 9 s",
         ),
     ] {
-        let steps = answered(Event::Answered(answer), write, vec![(Event::Saved, end)]);
-        path(end, None, steps);
+        path(end, None, answered(answer, write, ends("release: refused", end)));
     }
     let write = "error over u, ours: identity_mismatch, 0 misses";
-    let end = "end: identity_mismatch, again in 855 s";
-    path("other's pair", None, answered(session("did:plc:x"), write, vec![(Event::Saved, end)]));
+    let end = ends("release: mismatch", "end: identity_mismatch, again in 855 s");
+    path("other's pair", None, answered(session("did:plc:x"), write, end));
+}
 
-    let mut kept_alive = document(StoredToken::Token(used()), "active");
-    kept_alive.account.as_mut().unwrap().kept.refreshed_at = Some(DateTime::UNIX_EPOCH);
-    let revoked = Event::Answered(Answer::Permanent(Outcome::Revoked));
-    let steps = vec![
-        (Event::Loaded(Some(kept_alive)), "spend at https://pds.example"),
-        (Event::Granted, "call https://pds.example with u"),
-        (revoked, "a note over u, ours: revoked, 0 misses"),
-        (Event::Saved, "end: revoked held, again in 600 s"),
-    ];
-    path("held", None, steps);
+#[test]
+fn silence_leaves_the_entry_unless_nothing_was_sent() {
+    let write = "a note over u, ours: unreachable, 0 misses";
+    let end = "end: unreachable, again in 0 s";
+    path("unsent", None, answered(silence(false), write, ends("release: unsent", end)));
+    path("may have been sent", None, answered(silence(true), write, vec![(Event::Saved, end)]));
+}
+
+#[test]
+fn what_is_heard_of_a_session_that_was_kept_alive() {
+    let kept_alive = |heard| {
+        let mut document = document(StoredToken::Token(used()), "active");
+        let kept = &mut document.account.as_mut().unwrap().kept;
+        kept.refreshed_at = Some(DateTime::UNIX_EPOCH);
+        if heard {
+            kept.judged_jti = Some("u".to_owned());
+            let ours = now() - TimeDelta::hours(1);
+            kept.heard = Some(Moment { ours, theirs: None });
+        }
+        Event::Loaded(Some(document))
+    };
+    let on_the_way = |heard| {
+        vec![
+            (kept_alive(heard), "spend at https://pds.example"),
+            (Event::Granted, "intend https://pds.example with u"),
+            (Event::Intended, "call https://pds.example with u"),
+        ]
+    };
+    let note = "a note over u, ours: revoked, 0 misses";
+    let verdict = "revoked over u, ours: revoked, 0 misses";
+    for (heard, suspect, hear, write, end) in [
+        (
+            false,
+            false,
+            "hear https://pds.example, first",
+            note,
+            "end: revoked held, again in 600 s",
+        ),
+        (false, true, "hear https://pds.example, first", note, "end: revoked held, again in 855 s"),
+        (true, false, "hear https://pds.example", verdict, "end: revoked, again in 600 s"),
+        (true, true, "hear https://pds.example", note, "end: revoked held, again in 855 s"),
+    ] {
+        let mut steps = on_the_way(heard);
+        steps.extend([(permanent(Outcome::Revoked), hear), (Event::Heard { suspect }, write)]);
+        steps.extend(ends("release: refused", end));
+        path(end, None, steps);
+    }
+    let mut steps = on_the_way(true);
+    steps.extend([(session(DID), "keep n"), (Event::Kept, PAIR)]);
+    steps.extend([
+        (Event::Saved, "release: stored"),
+        (Event::Released, "absolve https://pds.example"),
+        (Event::Absolved, "end: refreshed, fresh"),
+    ]);
+    path("a session after all", None, steps);
 }
 
 #[test]
@@ -216,14 +302,22 @@ fn a_missed_pair_is_settled() {
     let note = |jti: &str| format!("a note over {jti}, ours: superseded, 0 misses");
     let unreadable = || Some(document(StoredToken::Unreadable, "active"));
     let superseded = "end: superseded";
-    let miss = |document| answered(session(DID), PAIR, vec![(Event::Missed(document), superseded)]);
-    path("null", None, miss(Some(document(StoredToken::Null, "active"))));
-    path("gone", None, miss(None));
-    path("unreadable", None, miss(unreadable()));
-    path("newer, disconnected", None, miss(holding(refresh("c", 150), "inactive")));
+    let miss = |document, end| {
+        let rest = vec![(Event::Missed(document), end), (Event::Released, superseded)];
+        answered(session(DID), PAIR, rest)
+    };
+    let null = Some(document(StoredToken::Null, "active"));
+    path("null", None, miss(null, "release: disconnected"));
+    path("gone", None, miss(None, "release: disconnected"));
+    path("unreadable", None, miss(unreadable(), "release: superseded"));
+    let newer = holding(refresh("c", 150), "inactive");
+    path("newer, disconnected", None, miss(newer, "release: superseded"));
 
     let fresh = "end: refreshed, fresh";
-    let ours = vec![(Event::Missed(holding(refresh("n", 200), "active")), fresh)];
+    let ours = vec![
+        (Event::Missed(holding(refresh("n", 200), "active")), "release: stored"),
+        (Event::Released, fresh),
+    ];
     path("had arrived", None, answered(session(DID), PAIR, ours));
 
     for (stored, status, again) in [
@@ -231,20 +325,22 @@ fn a_missed_pair_is_settled() {
         (used(), "inactive", "n over u, foreign: refreshed, 1 misses"),
         (refresh("o", 50), "error", "n over o, ours: refreshed, 1 misses"),
     ] {
-        let rest = vec![(Event::Missed(holding(stored, status)), again), (Event::Saved, fresh)];
+        let mut rest = vec![(Event::Missed(holding(stored, status)), again)];
+        rest.extend(ends("release: stored", fresh));
         path(again, None, answered(session(DID), PAIR, rest));
     }
 
     let copy = "n over n, ours: refreshed, 1 misses";
     let older_copy = || holding(refresh("n", 150), "active");
     let end = "end: superseded, fresh";
-    let rest = vec![(Event::Missed(older_copy()), copy), (Event::Saved, end)];
+    let mut rest = vec![(Event::Missed(older_copy()), copy)];
+    rest.extend(ends("release: stored", end));
     path("an older copy", None, answered(session(DID), PAIR, rest));
-    let rest = vec![
+    let mut rest = vec![
         (Event::Missed(older_copy()), copy),
         (Event::Missed(holding(used(), "active")), "n over u, ours: refreshed, 2 misses"),
-        (Event::Saved, fresh),
     ];
+    rest.extend(ends("release: stored", fresh));
     path("an older copy, then the old pair", None, answered(session(DID), PAIR, rest));
 
     for stored in [refresh("n", 250), refresh("c", 150)] {
@@ -252,18 +348,20 @@ fn a_missed_pair_is_settled() {
         let newer = || holding(stored.clone(), "active");
         let mut steps = answered(session(DID), PAIR, vec![]);
         steps.push((Event::Missed(newer()), &note));
-        steps.push((Event::Saved, superseded));
+        steps.push((Event::Saved, "release: superseded"));
+        steps.push((Event::Released, superseded));
         path("newer", None, steps);
         let mut steps = answered(session(DID), PAIR, vec![]);
         steps.push((Event::Missed(newer()), &note));
-        steps.push((Event::Missed(newer()), superseded));
+        steps.push((Event::Missed(newer()), "release: superseded"));
+        steps.push((Event::Released, superseded));
         path("newer, and its note misses", None, steps);
     }
 }
 
 #[test]
 fn a_missed_verdict_is_done_or_dropped() {
-    let revoked = || Event::Answered(Answer::Permanent(Outcome::Revoked));
+    let revoked = || permanent(Outcome::Revoked);
     let write = "revoked over u, ours: revoked, 0 misses";
     let stored = || document(StoredToken::Token(used()), "revoked");
     for (name, document, end) in [
@@ -273,12 +371,12 @@ fn a_missed_verdict_is_done_or_dropped() {
         ("another token", noted(stored(), Some("c"), Some(600), NOW), "end: superseded"),
         ("nothing", stored(), "end: superseded"),
     ] {
-        let report = path(
-            name,
-            None,
-            answered(revoked(), write, vec![(Event::Missed(Some(document)), end)]),
-        );
+        let rest =
+            vec![(Event::Missed(Some(document)), "release: refused"), (Event::Released, end)];
+        let report = path(name, None, answered(revoked(), write, rest));
         assert!(report.error.is_some(), "{name}");
     }
-    path("gone", None, answered(revoked(), write, vec![(Event::Missed(None), "end: superseded")]));
+    let rest =
+        vec![(Event::Missed(None), "release: refused"), (Event::Released, "end: superseded")];
+    path("gone", None, answered(revoked(), write, rest));
 }

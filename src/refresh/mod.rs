@@ -1,0 +1,324 @@
+//! The use case that all else serves: refresh one account.
+//!
+//! [`Attempt`] decides, this shell does: load the document, take from the server's budget, put the
+//! call on stable storage, call, put the answer there, write by compare-and-set until it is known
+//! how that went.
+
+mod tally;
+mod turns;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::budget::{Budget, Grant};
+use crate::clock::Clock;
+use crate::domain::account::Document;
+use crate::domain::answer::Answer;
+use crate::domain::attempt::{Action, Attempt, Event, Hearing, Report, Save};
+use crate::domain::backoff;
+use crate::domain::brake::{self, Brake};
+use crate::domain::decide::Policy;
+use crate::domain::identity::{AccountId, ServiceUrl};
+use crate::domain::moment::Moment;
+use crate::domain::outcome::Outcome;
+use crate::domain::pending::{Intent, Pending};
+use crate::domain::routing::Routing;
+use crate::domain::session::RefreshJwt;
+use crate::events::{self, Trouble};
+use crate::journal::Journal;
+use crate::pds::{Client, Reply};
+use crate::store::{Cas, Store, StoreError};
+
+use tally::Tally;
+use turns::Turns;
+
+/// The longest wait between two tries of something that MongoDB cannot do while it is away.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// How often MongoDB may refuse one and the same write before it is left at that.
+const MOST_REFUSALS: u32 = 4;
+
+/// What a refresher works with.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The truth.
+    pub store: Store,
+    /// The time.
+    pub clock: Clock,
+    /// What must survive a crash.
+    pub journal: Journal,
+    /// The servers.
+    pub pds: Client,
+    /// How often they may be asked.
+    pub budget: Arc<Budget>,
+    /// Which server an account belongs to.
+    pub routing: Routing,
+    /// When a permanent answer is believed.
+    pub policy: Policy,
+}
+
+/// Refreshes accounts, one at a time each, many at once.
+#[derive(Debug)]
+pub struct Refresher {
+    parts: Parts,
+    turns: Turns,
+    tally: Tally,
+    /// How many answers wait for MongoDB to take them: while there are any, no call is made
+    /// whose answer could only join them.
+    unsaved: watch::Sender<usize>,
+    outage: Trouble,
+}
+
+impl Refresher {
+    /// A refresher over the given parts.
+    pub fn new(parts: Parts) -> Self {
+        let unsaved = watch::Sender::new(0);
+        let away = "MongoDB is not usable; no account is refreshed until it is";
+        let outage = Trouble::new("mongo", away, "MongoDB is back");
+        Self { parts, turns: Turns::default(), tally: Tally::default(), unsaved, outage }
+    }
+
+    /// What it works with.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// Refreshes `account`, unless its document holds another token than the one of `generation`.
+    /// What the journal still holds of the account is settled first.
+    ///
+    /// It ends when its outcome is written. While MongoDB is away or the journal cannot be
+    /// written it waits, so whoever must not wait drops it: what is half done then stands in the
+    /// journal.
+    pub async fn refresh(&self, account: AccountId, generation: Option<&str>) -> Report {
+        let _turn = self.turns.take(account).await;
+        let mut pending = self.parts.journal.pending(account);
+        if pending.as_ref().is_some_and(|pending| pending.answer.is_some()) {
+            let report = self.attempt(account, None, pending).await;
+            let is_still_pending = self.parts.journal.pending(account).is_some();
+            if report.outcome == Outcome::Refreshed || is_still_pending {
+                return report;
+            }
+            pending = None;
+        }
+        self.attempt(account, generation, pending).await
+    }
+
+    /// Settles an answer that the journal holds. What MongoDB refuses stays there.
+    pub async fn settle(&self, account: AccountId) -> Option<Report> {
+        let _turn = self.turns.take(account).await;
+        let pending = self.parts.journal.pending(account).filter(|it| it.answer.is_some())?;
+        Some(self.attempt(account, None, Some(pending)).await)
+    }
+
+    /// Whether an attempt on the account is under way in this process.
+    pub fn is_busy(&self, account: AccountId) -> bool {
+        self.turns.is_taken(account)
+    }
+
+    async fn attempt(
+        &self,
+        account: AccountId,
+        generation: Option<&str>,
+        pending: Option<Pending>,
+    ) -> Report {
+        let Parts { clock, journal, routing, policy, .. } = &self.parts;
+        let (mut attempt, mut action) =
+            Attempt::begin(*policy, routing, account, generation, pending);
+        loop {
+            let event = match action {
+                Action::Load => Event::Loaded(self.load(account).await),
+                Action::Spend(service) => self.spend(&service).await,
+                Action::Intend(intent) => self.intend(&intent).await,
+                Action::Call(service, token) => {
+                    let answer = self.call(&service, &token).await;
+                    if attempt.is_kept_alive() && !matches!(answer, Answer::Unreachable { .. }) {
+                        self.tally.answered(&service, brake::minute(clock.now()));
+                    }
+                    Event::Answered(answer)
+                }
+                Action::Keep(session) => {
+                    // If it cannot be kept, it goes straight to MongoDB; the journal tells why.
+                    let _kept = journal.answer(account, &session).await.is_ok();
+                    Event::Kept
+                }
+                Action::Hear(hearing) => self.hear(account, &hearing).await,
+                Action::Save(save) => self.save(&save).await,
+                Action::Release(end) => {
+                    journal.end(account, end);
+                    Event::Released
+                }
+                Action::Absolve(service) => self.absolve(account, &service).await,
+                Action::Finish(report) => return *report,
+            };
+            action = attempt.step(event, clock.now(), rand::random());
+        }
+    }
+
+    async fn load(&self, account: AccountId) -> Option<Document> {
+        let mut failures = 0;
+        loop {
+            match self.parts.store.load(account).await {
+                Ok(document) => {
+                    self.outage.over();
+                    return document;
+                }
+                Err(error) => self.wait_out(account, &error, &mut failures).await,
+            }
+        }
+    }
+
+    async fn spend(&self, service: &ServiceUrl) -> Event {
+        match self.parts.budget.take(service).await {
+            Grant::Denied(wait) => Event::Denied(wait),
+            Grant::After(wait) => {
+                if !wait.is_zero() {
+                    tokio::time::sleep(wait).await;
+                }
+                Event::Granted
+            }
+        }
+    }
+
+    /// Waits until the intent is on stable storage and an answer could be stored.
+    async fn intend(&self, intent: &Intent) -> Event {
+        let mut unsaved = self.unsaved.subscribe();
+        let mut health = self.parts.journal.health();
+        loop {
+            // Both senders live as long as this shell: waiting cannot fail.
+            let _none = unsaved.wait_for(|unsaved| *unsaved == 0).await.map(drop);
+            let _usable = health.wait_for(Result::is_ok).await.map(drop);
+            match self.parts.journal.intend(intent).await {
+                Ok(()) => return Event::Intended,
+                Err(error) => {
+                    tracing::debug!(event = "journal", account = %intent.account, "no call is made: {error}");
+                    tokio::time::sleep(backoff::transient(1, rand::random())).await;
+                }
+            }
+        }
+    }
+
+    async fn call(&self, service: &ServiceUrl, token: &RefreshJwt) -> Answer {
+        let Parts { pds, budget, .. } = &self.parts;
+        let reply = pds.refresh_session(service, token).await;
+        if let Some(wait) = closure(&reply) {
+            budget.close(service, wait).await;
+        }
+        reply.answer
+    }
+
+    /// Notes a permanent answer, and learns whether the server is suspect.
+    async fn hear(&self, account: AccountId, hearing: &Hearing) -> Event {
+        let Hearing { service, said_at, first } = hearing;
+        let now = Moment { ours: self.parts.clock.now(), theirs: *said_at };
+        let minutes = self.tally.take(service, brake::minute(now.ours), *first);
+        let mut failures = 0;
+        let record = loop {
+            match self.parts.store.hear(service, &minutes, now.ours).await {
+                Ok(record) => break record,
+                // Without its record nothing is known against the server, nor for it.
+                Err(StoreError::Refused(_)) => return Event::Heard { suspect: true },
+                Err(error) => self.wait_out(account, &error, &mut failures).await,
+            }
+        };
+        let brake = brake::judge(&record, now);
+        if brake == Brake::Trips {
+            match self.parts.store.suspect(service, record.suspect_since, now).await {
+                Ok(true) => events::server_suspect(service),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::debug!(event = "server.suspect", %error, %service, "not written down yet")
+                }
+            }
+        }
+        Event::Heard { suspect: brake != Brake::Off }
+    }
+
+    async fn absolve(&self, account: AccountId, service: &ServiceUrl) -> Event {
+        let mut failures = 0;
+        loop {
+            match self.parts.store.absolve(service).await {
+                Ok(was_on) => {
+                    if was_on {
+                        events::server_absolved(service);
+                    }
+                    return Event::Absolved;
+                }
+                Err(StoreError::Refused(_)) => return Event::Absolved,
+                Err(error) => self.wait_out(account, &error, &mut failures).await,
+            }
+        }
+    }
+
+    /// Repeats one write until it is known whether it matched: what was received is never given
+    /// up. A write that had arrived unseen shows as a miss with our own pair in the document.
+    async fn save(&self, save: &Save) -> Event {
+        if save.misses > 1 {
+            tokio::time::sleep(backoff::transient(save.misses, rand::random())).await;
+        }
+        let mut held: Option<Held<'_>> = None;
+        let mut failures = 0;
+        loop {
+            let event = match self.parts.store.save(save).await {
+                Ok(Cas::Stored) => Event::Saved,
+                Ok(Cas::Missed(document)) => Event::Missed(document),
+                Err(error) => {
+                    // A refusal is about this document alone and holds up nobody else.
+                    if !matches!(error, StoreError::Refused(_)) {
+                        held.get_or_insert_with(|| Held::new(&self.unsaved));
+                    } else if failures >= MOST_REFUSALS {
+                        return Event::Refused(error.to_string());
+                    }
+                    self.wait_out(save.expected.id, &error, &mut failures).await;
+                    continue;
+                }
+            };
+            self.outage.over();
+            return event;
+        }
+    }
+
+    async fn wait_out(&self, account: AccountId, error: &StoreError, failures: &mut u32) {
+        *failures += 1;
+        let mut wait = backoff::transient(*failures, rand::random());
+        if matches!(error, StoreError::Refused(_)) {
+            tracing::error!(
+                event = "mongo.refused",
+                %account,
+                attempt = *failures,
+                "MongoDB refuses what account {account} needs: {error}"
+            );
+        } else {
+            tracing::debug!(event = "mongo.retry", %account, attempt = *failures, "trying again");
+            self.outage.met(error);
+            wait = wait.min(LONGEST_WAIT);
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// One answer that waits for MongoDB.
+struct Held<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Held<'a> {
+    fn new(unsaved: &'a watch::Sender<usize>) -> Self {
+        unsaved.send_modify(|unsaved| *unsaved += 1);
+        Self(unsaved)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|unsaved| *unsaved -= 1);
+    }
+}
+
+/// How long a server wants to be left alone, by its own word.
+fn closure(reply: &Reply) -> Option<Duration> {
+    match reply.answer {
+        Answer::RateLimited(wait) => wait,
+        _ if reply.limits.remaining == Some(0) => reply.limits.wait(),
+        _ => None,
+    }
+}
