@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod domain;
 pub mod events;
 pub mod http;
+pub mod journal;
 pub mod lifecycle;
 pub mod link;
 pub mod logging;

@@ -29,7 +29,7 @@ macro_rules! names {
         }
 
         impl ::std::str::FromStr for $type {
-            type Err = UnknownName;
+            type Err = $crate::domain::outcome::UnknownName;
 
             fn from_str(name: &str) -> Result<Self, $crate::domain::outcome::UnknownName> {
                 Self::ALL.iter().copied().find(|it| it.as_str() == name).ok_or($crate::domain::outcome::UnknownName)
