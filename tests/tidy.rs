@@ -18,6 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("queue", &["domain", "clock", "config", "link"]),
     ("budget", &["domain", "clock", "config", "link"]),
     ("store", &["domain", "clock", "config"]),
+    ("journal", &["domain", "clock"]),
     ("events", &["domain", "store"]),
     // The use cases.
     ("refresh", &["domain", "clock", "config", "pds", "queue", "budget", "store", "events"]),
