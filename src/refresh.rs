@@ -94,7 +94,7 @@ impl Refresher {
 
     async fn spend(&self, service: &ServiceUrl) -> Event {
         match self.budget.take(service).await {
-            Grant::Denied(wait) => Event::Denied(wait),
+            Grant::Denied(wait) | Grant::Open(wait) => Event::Denied(wait),
             Grant::After(wait) => {
                 if !wait.is_zero() {
                     tokio::time::sleep(wait).await;

@@ -4,6 +4,7 @@ pub mod account;
 pub mod answer;
 pub mod attempt;
 pub mod backoff;
+pub mod breaker;
 pub mod decide;
 pub mod identity;
 pub mod outcome;
