@@ -21,10 +21,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("journal", &["domain", "clock"]),
     ("events", &["domain", "store"]),
     // The use cases.
-    ("refresh", &["domain", "clock", "config", "pds", "queue", "budget", "store", "events"]),
+    ("refresh", &["domain", "clock", "pds", "budget", "store", "journal", "events"]),
     ("planner", &["domain", "clock", "config", "pds", "queue", "budget", "store", "events"]),
     ("scheduler", &["domain", "clock", "config", "pds", "queue", "budget", "store", "events"]),
     ("worker", &["domain", "clock", "config", "queue", "refresh", "events", "store"]),
+    ("repair", &["domain", "queue", "refresh", "worker", "events"]),
     // The link's health is part of the answer to `/readyz`.
     ("http", &["domain", "clock", "config", "link", "store", "queue", "events"]),
     // The composition.

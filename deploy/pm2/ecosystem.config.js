@@ -20,7 +20,8 @@ module.exports = {
       script: process.env.REFRESHD_BIN || path.join(checkout, 'target/release/refreshd'),
       args: 'run',
       interpreter: 'none',
-      // .env and config/refreshd.toml are read from here.
+      // .env and config/refreshd.toml are read from here, and the state is kept here, in ./state,
+      // unless STATE_DIR names another folder.
       cwd: process.env.REFRESHD_CWD || checkout,
       exec_mode: 'fork',
       instances: 1,

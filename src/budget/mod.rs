@@ -1,7 +1,13 @@
 //! How many requests a server may be sent: one budget per server and egress address, shared by
 //! all instances through Redis. What a server says of its own limits always wins.
+//!
+//! A server that gives no usable answers is asked for signs of life only: its breaker is this
+//! instance's own.
 
-use std::collections::BTreeMap;
+mod breakers;
+mod pace;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +16,9 @@ use tokio::time::Instant;
 
 use crate::domain::backoff::LONGEST_RETRY_AFTER;
 use crate::domain::identity::ServiceUrl;
-use crate::link::Link;
+use crate::link::{Health, Link};
+use breakers::Breakers;
+use pace::Pace;
 
 /// The longest that a worker waits for its turn (queue.md, "metered at the source"), unless turns
 /// are further apart than that.
@@ -19,6 +27,12 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// How much of the budget may be spent at one moment after a pause, in time.
 const BURST: Duration = Duration::from_millis(250);
 
+/// While Redis is away nobody knows what the others send: this instance sends half of it all.
+const APART: u32 = 2;
+
+/// Redis is not asked, and so not waited for, once it has been away for this long.
+const AWAY: Duration = Duration::from_secs(3);
+
 /// The answer to a request for one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grant {
@@ -26,6 +40,8 @@ pub enum Grant {
     After(Duration),
     /// There is no room before this long from now.
     Denied(Duration),
+    /// The server's breaker is open: no call before this long from now.
+    Open(Duration),
 }
 
 /// The budgets of all servers, as seen from one egress address.
@@ -38,6 +54,8 @@ pub struct Budget {
     close: Script,
     /// Closures that this instance knows of: with the rate off they are all there is to ask.
     closed: Mutex<BTreeMap<ServiceUrl, Instant>>,
+    breakers: Breakers,
+    pace: Pace,
 }
 
 impl Budget {
@@ -51,21 +69,58 @@ impl Budget {
             take: Script::new(include_str!("take.lua")),
             close: Script::new(include_str!("close.lua")),
             closed: Mutex::default(),
+            breakers: Breakers::new(),
+            pace: Pace::default(),
         }
     }
 
-    /// Takes one call to `service`.
+    /// Takes one call to `service`, to be reported to [`heard`](Self::heard).
     pub async fn take(&self, service: &ServiceUrl) -> Grant {
+        if let Some(wait) = self.breakers.ask(service) {
+            return Grant::Open(wait);
+        }
+        let grant = self.take_turn(service).await;
+        if matches!(grant, Grant::Denied(_)) {
+            self.breakers.unused(service);
+        }
+        grant
+    }
+
+    /// Learns how a call went: whether the server gave a usable answer. One that asks for time
+    /// (429) is not reported: it is neither a failure nor a success.
+    pub fn heard(&self, service: &ServiceUrl, reached: bool) {
+        self.breakers.heard(service, reached, rand::random());
+    }
+
+    /// How long until `service`, whose breaker is open, is called again: zero when that is now, as
+    /// a probe. `None` when its breaker is closed.
+    pub fn open_for(&self, service: &ServiceUrl) -> Option<Duration> {
+        self.breakers.wait(service)
+    }
+
+    /// The servers whose breaker is open.
+    pub fn open(&self) -> BTreeSet<String> {
+        self.breakers.open()
+    }
+
+    async fn take_turn(&self, service: &ServiceUrl) -> Grant {
         if let Some(wait) = self.closed_here(service) {
             return Grant::Denied(wait);
         }
         let Some(interval) = self.interval else { return Grant::After(Duration::ZERO) };
-        match self.take_shared(service, interval).await {
-            Ok((true, wait)) => Grant::After(wait),
-            Ok((false, wait)) => Grant::Denied(wait),
-            // Redis just went away under jobs that were already taken, at most one per slot:
-            // each waits out what its share would be at worst.
-            Err(_lost) => Grant::After(interval.min(LONGEST_WAIT)),
+        let shared =
+            if self.is_alone() { None } else { self.take_shared(service, interval).await.ok() };
+        let (granted, wait) = shared.unwrap_or_else(|| {
+            let interval = interval * APART;
+            self.pace.take(service, interval, interval.max(LONGEST_WAIT))
+        });
+        if granted { Grant::After(wait) } else { Grant::Denied(wait) }
+    }
+
+    fn is_alone(&self) -> bool {
+        match &*self.link.health().borrow() {
+            Health::Up => false,
+            Health::Down { since, .. } => since.elapsed() > AWAY,
         }
     }
 

@@ -88,8 +88,7 @@ async fn adopt(config: &Config, dir: &Path) -> anyhow::Result<Exit> {
     Journal::read(dir)?;
     let journal = daemon::start::open(dir).await?;
     let budget = daemon::budget(config, &services);
-    let refresher =
-        daemon::refresher(config, &services, &journal, (&budget, &Clock::system()))?;
+    let refresher = daemon::refresher(config, &services, &journal, (&budget, &Clock::system()))?;
     let found = journal.len();
     let (answers, calls): (Vec<_>, Vec<_>) =
         journal.all().into_iter().partition(|pending| pending.answer.is_some());

@@ -66,7 +66,7 @@ fn uncommented_they_are_the_default_configuration() {
     }
 }
 
-fn in_checkout(path: &str) -> std::path::PathBuf {
+fn in_checkout(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 

@@ -16,6 +16,7 @@ mod examples;
 mod tests;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -44,6 +45,8 @@ pub struct Config {
     pub workers: usize,
     /// The admin API.
     pub admin: Admin,
+    /// The folder for what must outlive the process (`STATE_DIR`).
+    pub state_dir: PathBuf,
     /// How long the life cycle's steps may take.
     pub life: Life,
     /// What is logged, and how.
@@ -116,8 +119,8 @@ pub struct Life {
     pub startup: Duration,
     /// How long calls in flight may take to end.
     pub shutdown: Duration,
-    /// How long Redis may be lost.
-    pub redis_down_exit_after: Duration,
+    /// How long Redis may be lost; `None` when that is for as long as it takes.
+    pub redis_down_exit_after: Option<Duration>,
 }
 
 /// What is logged, and how.
@@ -164,6 +167,7 @@ impl Config {
         let schedule = sections::schedule(reader);
         let workers = reader.number(&settings::WORKER_CONCURRENCY);
         let admin = sections::admin(reader);
+        let state_dir = sections::state_dir(reader);
         let life = sections::life(reader);
         let log = sections::log(reader);
         Some(Self {
@@ -173,6 +177,7 @@ impl Config {
             schedule: schedule?,
             workers: workers?,
             admin: admin?,
+            state_dir: state_dir?,
             life: life?,
             log: log?,
             notes: Vec::new(),

@@ -79,10 +79,7 @@ impl<'a> Reader<'a> {
 
     /// A time span within its kind's bounds.
     pub(super) fn span(&mut self, setting: &'static Setting) -> Option<Duration> {
-        self.fitting(setting, |text| match setting.kind {
-            Kind::Span(min, max) => span(text).filter(|span| (min..=max).contains(span)),
-            _ => None,
-        })
+        self.fitting(setting, |text| span_of(setting, text))
     }
 
     /// Yes or no.
@@ -113,6 +110,11 @@ impl<'a> Reader<'a> {
         self.sources.host_name()
     }
 
+    /// The folders that the supervisor keeps for the daemon's state, if it says so.
+    pub(super) fn state_directory(&self) -> Option<&'a str> {
+        self.sources.state_directory()
+    }
+
     /// Something to be warned about once logging works.
     pub(super) fn note(&mut self, text: String) {
         self.notes.push(text);
@@ -131,6 +133,16 @@ impl<'a> Reader<'a> {
 /// Whether a setting that can be switched off is.
 pub(super) fn is_off(text: &str) -> bool {
     text.eq_ignore_ascii_case("off")
+}
+
+/// A time span within the bounds of a setting's kind.
+pub(super) fn span_of(setting: &Setting, text: &str) -> Option<Duration> {
+    match setting.kind {
+        Kind::Span(min, max) | Kind::SpanOrOff(min, max) => {
+            span(text).filter(|span| (min..=max).contains(span))
+        }
+        _ => None,
+    }
 }
 
 /// A time span such as `15s` or `1h 30m`. A bare number, even 0, is none: nobody can tell its unit.

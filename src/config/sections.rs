@@ -1,6 +1,7 @@
 //! One function per section of the configuration, from settings to parsed values.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use chrono_tz::Tz;
 use mongodb::options::{ConnectionString, HostInfo};
@@ -8,12 +9,15 @@ use secrecy::ExposeSecret as _;
 use tracing_subscriber::EnvFilter;
 use url::Host;
 
-use super::reader::{Reader, is_off, key_part, rate};
+use super::reader::{Reader, is_off, key_part, rate, span_of};
 use super::{Admin, Life, Log, LogFormat, Mongo, Pattern, Pds, Schedule, settings};
 use crate::domain::identity::ServiceUrl;
 
 /// mongoose's default, when neither the URI nor `MONGO_DB` names a database.
 const MONGOOSE_DATABASE: &str = "test";
+
+/// Where the state is when nobody says.
+const STATE: &str = "./state";
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
@@ -144,12 +148,28 @@ pub(super) fn admin(reader: &mut Reader<'_>) -> Option<Admin> {
 pub(super) fn life(reader: &mut Reader<'_>) -> Option<Life> {
     let startup = reader.span(&settings::STARTUP_TIMEOUT);
     let shutdown = reader.span(&settings::SHUTDOWN_TIMEOUT);
-    let redis_down_exit_after = reader.span(&settings::REDIS_DOWN_EXIT_AFTER);
+    let down = &settings::REDIS_DOWN_EXIT_AFTER;
+    let span_or_off =
+        |text: &str| if is_off(text) { Some(None) } else { span_of(down, text).map(Some) };
+    let redis_down_exit_after = reader.fitting(down, span_or_off);
     Some(Life {
         startup: startup?,
         shutdown: shutdown?,
         redis_down_exit_after: redis_down_exit_after?,
     })
+}
+
+/// The first of systemd's, which are joined with colons.
+pub(super) fn state_dir(reader: &mut Reader<'_>) -> Option<PathBuf> {
+    if reader.is_given(&settings::STATE_DIR) {
+        return reader.fitting(&settings::STATE_DIR, path);
+    }
+    let kept = reader.state_directory().and_then(|list| path(list.split(':').next()?));
+    Some(kept.unwrap_or_else(|| PathBuf::from(STATE)))
+}
+
+fn path(text: &str) -> Option<PathBuf> {
+    (!text.is_empty() && !text.contains('\0')).then(|| text.into())
 }
 
 pub(super) fn log(reader: &mut Reader<'_>) -> Option<Log> {

@@ -27,6 +27,8 @@ pub(super) enum Kind {
     Number(u64, u64),
     /// A time span with a unit, both ends included.
     Span(Duration, Duration),
+    /// A time span as above, or `off`.
+    SpanOrOff(Duration, Duration),
     /// Yes or no.
     Flag,
     /// One of these words.
@@ -53,16 +55,21 @@ impl Setting {
         match self.kind {
             Kind::Number(min, u64::MAX) => format!("a whole number, {min} or more"),
             Kind::Number(min, max) => format!("a whole number from {min} to {max}"),
-            Kind::Span(min, max) => format!(
-                "a time span with a unit such as 15s, 10m or 1h, from {} to {}",
-                humantime::format_duration(min),
-                humantime::format_duration(max)
-            ),
+            Kind::Span(min, max) => span(min, max),
+            Kind::SpanOrOff(min, max) => format!("{}, or off", span(min, max)),
             Kind::Flag => "true or false".to_owned(),
             Kind::OneOf(words) => words.join(" or "),
             Kind::Text(allowed) | Kind::Secret(allowed) => allowed.to_owned(),
         }
     }
+}
+
+fn span(min: Duration, max: Duration) -> String {
+    format!(
+        "a time span with a unit such as 15s, 10m or 1h, from {} to {}",
+        humantime::format_duration(min),
+        humantime::format_duration(max)
+    )
 }
 
 /// The setting that names the TOML file, which therefore cannot hold it.
@@ -213,12 +220,18 @@ settings! {
             `openssl rand -hex 32`"), None,
             "The bearer token of the admin API, which answers 503 without one.";
     }
+    "State" {
+        STATE_DIR = Kind::Text("the path of a folder"), None,
+            "The folder for what must outlive the process; the default is the environment's \
+            STATE_DIRECTORY, which systemd sets, else ./state. Each instance needs one of its own, \
+            on a disk that survives a restart.";
+    }
     "Life cycle" {
         STARTUP_TIMEOUT = Kind::Span(TENTH, DAY), Some("30s"),
             "How long the start waits for Redis and MongoDB before it exits with status 69.";
-        REDIS_DOWN_EXIT_AFTER = Kind::Span(seconds(1), DAY), Some("60s"),
+        REDIS_DOWN_EXIT_AFTER = Kind::SpanOrOff(seconds(1), DAY), Some("60s"),
             "How long Redis may be lost before the daemon exits with status 75, so that its \
-            supervisor restarts it.";
+            supervisor restarts it; off: it stays up and waits for Redis.";
         SHUTDOWN_TIMEOUT = Kind::Span(seconds(0), HOUR), Some("30s"),
             "How long SIGTERM waits for calls in flight. The supervisor must wait longer.";
     }

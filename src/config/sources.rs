@@ -18,6 +18,9 @@ const LARGEST_FILE: u64 = 1 << 20;
 const ENVIRONMENT: &str = "environment";
 const DOTENV: &str = ".env";
 
+/// What systemd calls the folders of `StateDirectory=`. No setting: nobody sets it by hand.
+const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
+
 /// The values that were found, each with its origin, and what was wrong on the way.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
@@ -25,6 +28,7 @@ pub struct Sources {
     /// Settings that were given in a way that could not be read, and stand among the problems.
     spoilt: BTreeSet<&'static str>,
     host_name: Option<String>,
+    state_directory: Option<String>,
     problems: Vec<Problem>,
     notes: Vec<String>,
 }
@@ -67,7 +71,8 @@ impl Sources {
         directory: &Path,
         host_name: Option<String>,
     ) -> Self {
-        let mut sources = Self { host_name, ..Self::default() };
+        let state_directory = environment.get(STATE_DIRECTORY).cloned();
+        let mut sources = Self { host_name, state_directory, ..Self::default() };
         sources.add(ENVIRONMENT, environment);
         sources.add_dotenv(&directory.join(DOTENV));
         sources.add_toml(directory);
@@ -89,6 +94,10 @@ impl Sources {
 
     pub(super) fn host_name(&self) -> Option<&str> {
         self.host_name.as_deref()
+    }
+
+    pub(super) fn state_directory(&self) -> Option<&str> {
+        self.state_directory.as_deref()
     }
 
     pub(super) fn problems(&self) -> &[Problem] {

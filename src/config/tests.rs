@@ -68,8 +68,11 @@ fn the_defaults_of_the_calls_and_the_life_cycle() {
     assert_eq!(config.admin.listen, Some("127.0.0.1:4040".parse().unwrap()));
     assert!(config.admin.token.is_none());
     let seconds = Duration::from_secs;
-    let life =
-        Life { startup: seconds(30), shutdown: seconds(30), redis_down_exit_after: seconds(60) };
+    let life = Life {
+        startup: seconds(30),
+        shutdown: seconds(30),
+        redis_down_exit_after: Some(seconds(60)),
+    };
     assert_eq!(config.life, life);
     assert_eq!(config.log, Log { format: LogFormat::Auto, filter: "info".to_owned() });
     assert!(config.notes.is_empty(), "{:?}", config.notes);
@@ -130,7 +133,7 @@ fn every_bad_value_names_the_key_the_value_what_is_allowed_and_its_origin() {
         ("ADMIN_TOKEN", "0123456789012345678901234567890", "32 visible"),
         ("ADMIN_TOKEN", "0123456789 123456789 0123456789 12", "32 visible"),
         ("STARTUP_TIMEOUT", "soon", "from 100ms to 1day"),
-        ("REDIS_DOWN_EXIT_AFTER", "500ms", "from 1s to 1day"),
+        ("REDIS_DOWN_EXIT_AFTER", "500ms", "from 1s to 1day, or off"),
         ("SHUTDOWN_TIMEOUT", "2h", "from 0s to 1h"),
         ("LOG_FORMAT", "xml", "auto or text or json"),
         ("RUST_LOG", "info,refreshd=loud", "a level"),
@@ -150,7 +153,7 @@ fn every_bad_value_names_the_key_the_value_what_is_allowed_and_its_origin() {
             assert!(text.contains(part), "{name}={value}, {part}: {text}");
         }
     }
-    let free = ["REDIS_USERNAME", "REDIS_PASSWORD"];
+    let free = ["REDIS_USERNAME", "REDIS_PASSWORD", "STATE_DIR"];
     for setting in settings::ALL.iter().filter(|setting| !free.contains(&setting.name)) {
         assert!(bad.iter().any(|(name, ..)| *name == setting.name), "{} has no row", setting.name);
     }
@@ -170,6 +173,7 @@ fn values_with_a_meaning_of_their_own() {
         ("LOG_FORMAT", "json"),
         ("RUST_LOG", "warn,refreshd::pds=debug"),
         ("SHUTDOWN_TIMEOUT", "1m 30s"),
+        ("REDIS_DOWN_EXIT_AFTER", "Off"),
         ("EGRESS_ID", "nat-1"),
         ("BLUESKY_SERVICE_URL", "http://pds.example"),
     ])
@@ -180,6 +184,7 @@ fn values_with_a_meaning_of_their_own() {
     assert_eq!(config.admin.listen, None);
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.life.shutdown, Duration::from_secs(90));
+    assert_eq!(config.life.redis_down_exit_after, None);
     assert_eq!(config.pds.egress_id, "nat-1");
     assert_eq!(
         (config.mongo.hosts.as_str(), config.mongo.database.as_str()),
@@ -188,6 +193,20 @@ fn values_with_a_meaning_of_their_own() {
     let notes = config.notes.join("\n");
     for part in ["using test", "ADMIN_TOKEN has no effect", "plain http"] {
         assert!(notes.contains(part), "{part}: {notes}");
+    }
+}
+
+#[test]
+fn the_state_is_kept_where_the_user_says_or_the_supervisor_or_here() {
+    for (given, expected) in [
+        (&[][..], "./state"),
+        (&[("STATE_DIRECTORY", "")][..], "./state"),
+        (&[("STATE_DIRECTORY", "/var/lib/refreshd")][..], "/var/lib/refreshd"),
+        (&[("STATE_DIRECTORY", "/var/lib/a:/var/lib/b")][..], "/var/lib/a"),
+        (&[("STATE_DIRECTORY", "/var/lib/a"), ("STATE_DIR", "mine")][..], "mine"),
+    ] {
+        let config = load(&[&[("MONGODB_URI", URI)], given].concat()).unwrap();
+        assert_eq!(config.state_dir, Path::new(expected), "{given:?}");
     }
 }
 

@@ -279,8 +279,9 @@ fn plan(
     }
 }
 
-/// Ends when Redis has been away for `limit`.
-async fn redis_lost(link: &Link, limit: Duration) {
+/// Ends when Redis has been away for `limit`; without one, never.
+async fn redis_lost(link: &Link, limit: Option<Duration>) {
+    let Some(limit) = limit else { return std::future::pending().await };
     let mut health = link.health();
     loop {
         let down = match &*health.borrow_and_update() {

@@ -5,6 +5,7 @@ pub mod answer;
 pub mod attempt;
 pub mod backoff;
 pub mod brake;
+pub mod breaker;
 pub mod decide;
 pub mod identity;
 pub mod moment;

@@ -73,7 +73,7 @@ pub struct Parts {
     pub store: Store,
     /// Where jobs go.
     pub queue: Queue,
-    /// Which servers are closed.
+    /// Which servers are closed, and which give no usable answers.
     pub budget: Arc<Budget>,
     /// Which server an account belongs to.
     pub routing: Routing,
@@ -153,6 +153,7 @@ impl Planner {
         let since = self.measured.elapsed();
         self.measured = Instant::now();
         self.room.measure(held, slots, since);
+        self.room.trip(self.parts.budget.open());
         let knew_servers = self.walk.knows_servers();
         let walk = self.walk.step(&mut self.room).await?;
         if !knew_servers && self.walk.knows_servers() {

@@ -83,6 +83,9 @@ impl Retry {
         if let Some(closed) = self.parts.budget.closed_for(service).await {
             return Ok(closed);
         }
+        if let Some(wait) = self.parts.budget.open_for(service).filter(|wait| !wait.is_zero()) {
+            return Ok(wait);
+        }
         let left = room.left(service.as_str());
         if left == 0 {
             return Ok(AT_THE_EARLIEST);

@@ -21,6 +21,8 @@ pub(super) struct Room {
     made: BTreeMap<String, u64>,
     rate: BTreeMap<String, f64>,
     waiting: BTreeSet<String>,
+    /// Servers whose breaker is open.
+    open: BTreeSet<String>,
 }
 
 impl Room {
@@ -33,6 +35,7 @@ impl Room {
             made: BTreeMap::new(),
             rate: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            open: BTreeSet::new(),
         }
     }
 
@@ -54,6 +57,11 @@ impl Room {
         self.waiting.clear();
         self.held = held;
         self.slots = slots;
+    }
+
+    /// Says which servers have an open breaker, in this pass.
+    pub(super) fn trip(&mut self, open: BTreeSet<String>) {
+        self.open = open;
     }
 
     /// How many jobs `service` may be given now.
@@ -79,12 +87,16 @@ impl Room {
     }
 
     fn capacity(&self, service: &str) -> u64 {
+        if self.open.contains(service) {
+            return 1;
+        }
         let by_rate = match self.per_second {
             Some(rate) => to_u64(rate * AHEAD),
             None => to_u64(self.rate.get(service).copied().unwrap_or(0.0) * AHEAD_UNLIMITED)
                 .max(2 * self.slots),
         };
-        let alone = self.waiting.iter().all(|other| other == service);
+        // One with an open breaker needs no share of the slots.
+        let alone = self.waiting.iter().all(|other| other == service || self.open.contains(other));
         let by_share = if alone { u64::MAX } else { self.slots / 2 };
         by_rate.min(by_share).max(1)
     }
@@ -145,6 +157,25 @@ mod tests {
         assert_eq!((room.left("a"), room.left("b")), (32, 32));
         room.wants("b", false);
         assert_eq!(room.left("a"), 128);
+    }
+
+    #[test]
+    fn an_open_breaker_leaves_room_for_one_job_in_all() {
+        let mut room = Room::new(Some(100.0));
+        room.measure(BTreeMap::new(), 64, Duration::from_secs(1));
+        room.wants("a", true);
+        room.wants("b", true);
+        assert_eq!((room.left("a"), room.left("b")), (32, 32));
+        room.trip(BTreeSet::from(["b".to_owned()]));
+        assert_eq!((room.left("a"), room.left("b")), (90, 1));
+        room.give("b", 1);
+        assert_eq!(room.left("b"), 0);
+        room.measure(held("b", 1), 64, Duration::from_secs(1));
+        assert_eq!(room.left("b"), 0);
+        room.measure(BTreeMap::new(), 64, Duration::from_secs(1));
+        assert_eq!(room.left("b"), 1);
+        room.trip(BTreeSet::new());
+        assert_eq!(room.left("b"), 90);
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::held::Held;
 use super::job::{Entry, Finished};
 use super::{Inner, QueueError};
 use crate::domain::identity::AccountId;
@@ -30,7 +29,7 @@ pub(super) struct Ack {
 
 /// Ends jobs until all senders are gone and the last one has ended; for as long as Redis is
 /// away, it waits and tries again.
-pub(super) async fn acknowledge(queue: Arc<Inner>, mut jobs: mpsc::Receiver<Ack>, held: Held) {
+pub(super) async fn acknowledge(queue: Arc<Inner>, mut jobs: mpsc::Receiver<Ack>) {
     let mut batch = Vec::with_capacity(BATCH);
     while jobs.recv_many(&mut batch, BATCH).await > 0 {
         let mut wait = RETRY_FIRST;
@@ -40,17 +39,17 @@ pub(super) async fn acknowledge(queue: Arc<Inner>, mut jobs: mpsc::Receiver<Ack>
             queue.link.wait_up().await;
             wait = (wait * 2).min(RETRY_LAST);
         }
-        held.remove(batch.iter().map(|ack| &ack.entry));
+        queue.held.remove(batch.iter().map(|ack| &ack.entry));
         batch.clear();
         queue.acked.notify_one();
     }
 }
 
-async fn end(queue: &Inner, batch: &[Ack]) -> Result<(), QueueError> {
+pub(super) async fn end(queue: &Inner, batch: &[Ack]) -> Result<(), QueueError> {
     let mut call = queue.scripts.ack.prepare_invoke();
     call.key(queue.keys.prefix());
     for Ack { entry, account, finished } in batch {
-        call.arg(entry.lane.number()).arg(&entry.id);
+        call.arg(entry.stream()).arg(&entry.id);
         call.arg(account.map(|it| it.to_string()).unwrap_or_default());
         call.arg(finished.outcome.as_str()).arg(finished.detail.to_string());
     }

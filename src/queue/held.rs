@@ -1,13 +1,13 @@
 //! The entries that this instance has in hand, from their delivery to their acknowledgement.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::job::Entry;
 
-/// Shared by the reader, who adds, and the acknowledger, who removes.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Held(Arc<Mutex<BTreeSet<Entry>>>);
+/// Shared by the reader and the leases, who add, and the acknowledger, who removes.
+#[derive(Debug, Default)]
+pub(super) struct Held(Mutex<BTreeSet<Entry>>);
 
 impl Held {
     pub(super) fn add(&self, entry: Entry) {
@@ -21,9 +21,13 @@ impl Held {
         }
     }
 
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+    }
+
     /// As the scripts name them.
     pub(super) fn names(&self) -> Vec<String> {
-        self.lock().iter().map(|it| format!("{}|{}", it.lane.number(), it.id)).collect()
+        self.lock().iter().map(|it| format!("{}|{}", it.stream(), it.id)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<Entry>> {

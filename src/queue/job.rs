@@ -153,9 +153,16 @@ impl Finished {
 pub(super) struct Entry {
     pub(super) lane: Lane,
     pub(super) id: String,
+    /// Not in its lane's stream, but in the one of what this instance leased.
+    pub(super) leased: bool,
 }
 
 impl Entry {
+    /// The number under which the scripts know its stream.
+    pub(super) fn stream(&self) -> u8 {
+        if self.leased { 0 } else { self.lane.number() }
+    }
+
     fn time(&self) -> Option<DateTime<Utc>> {
         let (millis, _) = self.id.split_once('-')?;
         DateTime::from_timestamp_millis(millis.parse().ok()?)
@@ -212,7 +219,7 @@ mod tests {
     const ID: &str = "6806a8c4302c4281518c95b2-064448e1ce5c40";
 
     fn entry() -> Entry {
-        Entry { lane: Lane::Bulk, id: "1763935300123-7".to_owned() }
+        Entry { lane: Lane::Bulk, id: "1763935300123-7".to_owned(), leased: false }
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //!
 //! [`Queue::run`] puts an instance to work: a reader takes jobs when it has slots for them, an
 //! apalis worker runs the handler, an acknowledger ends jobs in batches, a heartbeat keeps the
-//! instance alive and, on the leader, puts the jobs of dead instances back. Trouble with Redis
+//! instance alive and, on the leader, puts the jobs of dead instances back. [`Queue::lease`] takes
+//! one account's claim without them. Trouble with Redis
 //! stays in here: everybody waits until it is back, and goes on.
 
 mod acks;
@@ -18,6 +19,7 @@ mod held;
 mod job;
 mod keys;
 mod lane;
+mod lease;
 mod reader;
 mod run;
 mod scripts;
@@ -28,7 +30,7 @@ mod watch;
 use std::sync::Arc;
 
 use redis::{Cmd, FromRedisValue, RedisError, ScriptInvocation};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, RwLock};
 
 use crate::link::Link;
 
@@ -36,6 +38,7 @@ pub use heartbeat::Leadership;
 pub use job::{Added, Enqueued, Finished, Job, JobId, JobIdError, NewJob};
 pub use keys::Keys;
 pub use lane::Lane;
+pub use lease::Lease;
 pub use run::Drained;
 pub use status::{Depth, JobStatus, LaneDepth, RunTally};
 
@@ -67,6 +70,9 @@ struct Inner {
     instance: String,
     slots: usize,
     scripts: scripts::Scripts,
+    held: held::Held,
+    /// Leases go on side by side, but not beside a reclaim.
+    leasing: RwLock<()>,
     nudged: Notify,
     acked: Notify,
     leadership: tokio::sync::watch::Sender<Leadership>,
@@ -82,6 +88,8 @@ impl Queue {
             instance: instance.into(),
             slots: slots.max(1),
             scripts: scripts::Scripts::new(),
+            held: held::Held::default(),
+            leasing: RwLock::default(),
             nudged: Notify::new(),
             acked: Notify::new(),
             leadership: tokio::sync::watch::Sender::default(),

@@ -9,7 +9,6 @@ use tokio::time::{Instant, sleep};
 
 use super::acks::Ack;
 use super::backend::Delivery;
-use super::held::Held;
 use super::job::{Entry, Finished, Job, JobId};
 use super::lane::Lane;
 use super::slots::{Free, Slots};
@@ -27,7 +26,6 @@ const RECLAIM_EVERY: Duration = Duration::from_mins(1);
 pub(super) struct Reader {
     pub(super) queue: Arc<Inner>,
     pub(super) slots: Arc<Slots>,
-    pub(super) held: Held,
     /// Has room for as many as there are slots.
     pub(super) jobs: mpsc::Sender<Delivery>,
     pub(super) acks: mpsc::Sender<Ack>,
@@ -64,7 +62,7 @@ impl Reader {
         reclaimed: &mut Option<Instant>,
     ) -> Result<(), QueueError> {
         if reclaimed.is_none_or(|at| at.elapsed() > RECLAIM_EVERY) {
-            reclaim(&self.queue, &self.held, false).await?;
+            reclaim(&self.queue, false).await?;
             *reclaimed = Some(Instant::now());
         }
         let free = self.slots.free();
@@ -102,8 +100,8 @@ impl Reader {
         let Some(lane) = Lane::from_number(lane) else {
             return;
         };
-        let entry = Entry { lane, id: entry };
-        self.held.add(entry.clone());
+        let entry = Entry { lane, id: entry, leased: false };
+        self.queue.held.add(entry.clone());
         let Some(job) = Job::read(&entry, id, payload) else {
             return self.discard(entry, id).await;
         };
@@ -122,13 +120,17 @@ impl Reader {
 }
 
 /// Puts back what was delivered to this instance and that it does not have in hand. With
-/// `leave` the instance also signs off. Returns how many jobs were put back.
-pub(super) async fn reclaim(queue: &Inner, held: &Held, leave: bool) -> Result<u64, QueueError> {
+/// `leave` nothing is in hand any more, and the instance signs off. Returns how many jobs were put back.
+pub(super) async fn reclaim(queue: &Inner, leave: bool) -> Result<u64, QueueError> {
+    let _no_lease = queue.leasing.write().await;
     let mut total = 0;
     loop {
         let mut call = queue.scripts.reclaim.prepare_invoke();
         call.key(queue.keys.prefix()).arg(&queue.instance);
-        call.arg(if leave { "leave" } else { "stay" }).arg(held.names());
+        if leave {
+            queue.held.clear();
+        }
+        call.arg(if leave { "leave" } else { "stay" }).arg(queue.held.names());
         let (back, more): (u64, u8) = queue.invoke(&call).await?;
         total += back;
         if more == 0 {

@@ -19,7 +19,6 @@ use tokio_util::task::TaskTracker;
 
 use super::acks::{self, Ack};
 use super::backend::{Deliveries, Delivery};
-use super::held::Held;
 use super::job::{Finished, Job};
 use super::reader::{self, Reader};
 use super::slots::Slots;
@@ -60,17 +59,15 @@ impl Queue {
         let halt = CancellationToken::new();
         let _halted = halt.clone().drop_guard();
         let ending = stop.child_token();
-        let held = Held::default();
         let (jobs, deliveries) = mpsc::channel(queue.slots);
         let (acks, acknowledged) = mpsc::channel(acks::WAITING);
 
         let beat = part(tracker, &halt, &ending, heartbeat::beat(Arc::clone(queue)));
-        let ack = acks::acknowledge(Arc::clone(queue), acknowledged, held.clone());
+        let ack = acks::acknowledge(Arc::clone(queue), acknowledged);
         let mut ack = part(tracker, &halt, &ending, ack);
         let reader = Reader {
             queue: Arc::clone(queue),
             slots: Slots::new(queue.slots),
-            held,
             jobs,
             acks: acks.clone(),
         };
@@ -94,7 +91,7 @@ impl Queue {
         let _flushed = timeout(LAST_WORDS, &mut ack).await;
         halt.cancel();
         let _stopped = (beat.await, read.await);
-        let left = timeout(LAST_WORDS, reader::reclaim(queue, &Held::default(), true)).await;
+        let left = timeout(LAST_WORDS, reader::reclaim(queue, true)).await;
         self.0.leadership.send_replace(heartbeat::Leadership::default());
         if !clean || !stop.is_cancelled() {
             return Err(QueueError::Ended);

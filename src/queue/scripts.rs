@@ -2,10 +2,10 @@
 
 use redis::Script;
 
-/// What both scripts that take jobs away begin with.
-macro_rules! with_putback {
-    ($file:literal) => {
-        concat!(include_str!("lua/putback.lua"), "\n", include_str!($file))
+/// A script of these files, one after the other.
+macro_rules! script {
+    ($($file:literal),+) => {
+        Script::new(concat!(include_str!("lua/lanes.lua"), $("\n", include_str!($file)),+))
     };
 }
 
@@ -13,6 +13,7 @@ macro_rules! with_putback {
 #[derive(Debug)]
 pub(super) struct Scripts {
     pub(super) enqueue: Script,
+    pub(super) lease: Script,
     pub(super) fetch: Script,
     pub(super) ack: Script,
     pub(super) beat: Script,
@@ -24,13 +25,14 @@ pub(super) struct Scripts {
 impl Scripts {
     pub(super) fn new() -> Self {
         Self {
-            enqueue: Script::new(include_str!("lua/enqueue.lua")),
-            fetch: Script::new(include_str!("lua/fetch.lua")),
-            ack: Script::new(include_str!("lua/ack.lua")),
-            beat: Script::new(with_putback!("lua/beat.lua")),
-            reclaim: Script::new(with_putback!("lua/reclaim.lua")),
-            status: Script::new(include_str!("lua/status.lua")),
-            depth: Script::new(include_str!("lua/depth.lua")),
+            enqueue: script!("lua/adding.lua", "lua/enqueue.lua"),
+            lease: script!("lua/adding.lua", "lua/lease.lua"),
+            fetch: script!("lua/fetch.lua"),
+            ack: script!("lua/ack.lua"),
+            beat: script!("lua/putback.lua", "lua/beat.lua"),
+            reclaim: script!("lua/putback.lua", "lua/reclaim.lua"),
+            status: script!("lua/status.lua"),
+            depth: script!("lua/depth.lua"),
         }
     }
 }

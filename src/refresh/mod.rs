@@ -172,6 +172,7 @@ impl Refresher {
     async fn spend(&self, service: &ServiceUrl) -> Event {
         match self.parts.budget.take(service).await {
             Grant::Denied(wait) => Event::Denied(wait),
+            Grant::Open(wait) => Event::OutOfReach(wait),
             Grant::After(wait) => {
                 if !wait.is_zero() {
                     tokio::time::sleep(wait).await;
@@ -202,6 +203,11 @@ impl Refresher {
     async fn call(&self, service: &ServiceUrl, token: &RefreshJwt) -> Answer {
         let Parts { pds, budget, .. } = &self.parts;
         let reply = pds.refresh_session(service, token).await;
+        match &reply.answer {
+            // Neither a sign of life nor of trouble.
+            Answer::RateLimited(_) => {}
+            answer => budget.heard(service, !matches!(answer, Answer::Unreachable { .. })),
+        }
         if let Some(wait) = closure(&reply) {
             budget.close(service, wait).await;
         }

@@ -24,6 +24,7 @@ async fn spend(budget: &Budget, service: &ServiceUrl) -> (Vec<Duration>, Duratio
         match budget.take(service).await {
             Grant::After(wait) => waits.push(wait),
             Grant::Denied(wait) => return (waits, wait),
+            Grant::Open(_) => panic!("nobody reported a failure"),
         }
     }
     panic!("1,000 calls were granted at once");
@@ -98,9 +99,67 @@ async fn without_a_rate_there_is_nothing_to_wait_for() {
 }
 
 #[tokio::test]
-async fn while_redis_is_away_calls_keep_their_distance() {
+async fn while_redis_is_away_calls_go_on_at_half_the_pace() {
     let mut redis = RedisServer::start().await;
-    let budget = budget(&redis, "a", Some(4.0));
+    let budget = budget(&redis, "a", Some(8.0));
+    assert_eq!(budget.take(&server("one")).await, Grant::After(Duration::ZERO));
     redis.kill();
-    assert_eq!(budget.take(&server("one")).await, Grant::After(Duration::from_millis(250)));
+    let (waits, denied) = spend(&budget, &server("one")).await;
+    // Turns every quarter of a second, none further away than a second.
+    assert!((5..=7).contains(&waits.len()), "{waits:?}");
+    assert!(waits[0].is_zero() && waits[1] > Duration::from_millis(100), "{waits:?}");
+    assert!(waits.windows(2).all(|two| two[0] < two[1]), "{waits:?}");
+    assert!(denied > LONGEST_WAIT, "{denied:?}");
+    assert_eq!(budget.take(&server("two")).await, Grant::After(Duration::ZERO));
+}
+
+/// Fails until the breaker opens.
+fn trip(budget: &Budget, service: &ServiceUrl) {
+    for _ in 0..5 {
+        assert_eq!(budget.open_for(service), None);
+        budget.heard(service, false);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_probed_by_one_call_at_a_time() {
+    let redis = RedisServer::start().await;
+    for per_second in [None, Some(1_000.0)] {
+        let budget = budget(&redis, "a", per_second);
+        let (dead, well) = (server("dead"), server("well"));
+        trip(&budget, &dead);
+        budget.heard(&well, true);
+        let wait = budget.open_for(&dead).unwrap();
+        assert!(wait > Duration::from_millis(400) && wait <= Duration::from_secs(1), "{wait:?}");
+        assert!(matches!(budget.take(&dead).await, Grant::Open(left) if left <= wait));
+        assert!(matches!(budget.take(&well).await, Grant::After(_)));
+        assert_eq!((budget.open_for(&well), budget.closed_for(&dead).await), (None, None));
+        assert_eq!(budget.open().into_iter().collect::<Vec<_>>(), [dead.to_string()]);
+
+        tokio::time::sleep(wait).await;
+        assert_eq!(budget.open_for(&dead), Some(Duration::ZERO));
+        let many = futures::future::join_all((0..50).map(|_| budget.take(&dead))).await;
+        let granted = many.iter().filter(|it| matches!(it, Grant::After(_))).count();
+        assert_eq!(granted, 1, "{many:?}");
+        budget.heard(&dead, false);
+        assert!(budget.open_for(&dead).unwrap() > Duration::from_millis(900), "it doubles");
+        budget.heard(&dead, true);
+        assert_eq!((budget.open_for(&dead), budget.open().len()), (None, 0));
+        assert!(matches!(budget.take(&dead).await, Grant::After(_)));
+    }
+}
+
+#[tokio::test]
+async fn a_probe_that_the_budget_denies_is_not_lost() {
+    let redis = RedisServer::start().await;
+    let (budget, service) = (budget(&redis, "a", None), server("one"));
+    trip(&budget, &service);
+    budget.close(&service, Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for _ in 0..2 {
+        assert!(matches!(budget.take(&service).await, Grant::Denied(_)));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(budget.take(&service).await, Grant::After(Duration::ZERO));
+    assert!(matches!(budget.take(&service).await, Grant::Open(_)));
 }

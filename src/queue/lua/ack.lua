@@ -1,8 +1,6 @@
 -- Ends jobs. Safe to repeat: XDEL is the first write (a full memory refuses it not), and only
 -- the claim that still names the entry, removed before its counters, is counted.
--- KEYS: prefix. ARGV: (lane 1-4, entry, account, outcome, detail) per job.
-local prefix = KEYS[1]
-local lanes = {prefix..'q:manual', prefix..'q:due', prefix..'q:bulk', prefix..'q:error'}
+-- KEYS: prefix. ARGV: (lane 0-4, entry, account, outcome, detail) per job.
 local claims, meter = prefix..'claims', prefix..'meter'
 local done, done_at = prefix..'done', prefix..'done:at'
 local keep_ms, keep_most = 24 * 3600 * 1000, 10000

@@ -1,7 +1,7 @@
 -- An instance's sign of life. The leader also looks after the jobs of the dead.
 -- KEYS: prefix. ARGV: instance, slots.
 -- Returns leader 0/1, the slots of all live instances, how many jobs were put back.
-local prefix, me, slots = KEYS[1], ARGV[1], ARGV[2]
+local me, slots = ARGV[1], ARGV[2]
 local ttl, most = 10000, 500
 
 -- Who beat a moment ago knows that Redis was there for the others to beat, too. After an outage
@@ -21,8 +21,8 @@ end
 redis.pcall('XGROUP', 'CREATECONSUMER', lanes[1], 'workers', me)
 
 local live, back, length = 0, 0, 0
-for lane, key in ipairs(lanes) do
-  local consumers = redis.pcall('XINFO', 'CONSUMERS', key, 'workers')
+for lane = 0, #lanes do
+  local consumers = redis.pcall('XINFO', 'CONSUMERS', lanes[lane], 'workers')
   for _, consumer in ipairs(consumers.err and {} or consumers) do
     local name = consumer[2]
     local alive = redis.call('GET', prefix..'alive:'..name)
@@ -35,7 +35,7 @@ for lane, key in ipairs(lanes) do
       retire(lane, name)
     end
   end
-  length = length + redis.call('XLEN', key)
+  length = length + redis.call('XLEN', lanes[lane])
 end
 -- Without an entry no claim is valid: whatever was miscounted is right again.
 if leads and length == 0 then redis.call('UNLINK', claims, prefix..'meter') end

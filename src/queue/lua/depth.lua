@@ -1,20 +1,24 @@
 -- KEYS: prefix. Returns (waiting, running, age of the oldest entry in ms) per lane, then the live
 -- instances and their slots.
-local prefix = KEYS[1]
-local lanes = {prefix..'q:manual', prefix..'q:due', prefix..'q:bulk', prefix..'q:error'}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function age(key)
+  local oldest = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
+  return oldest and math.max(0, now - tonumber(string.match(oldest[1], '^%d+'))) or 0
+end
 
 local answer = {}
 for _, key in ipairs(lanes) do
   local summary = redis.pcall('XPENDING', key, 'workers')
   local running = summary.err and 0 or summary[1]
-  local oldest, age = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1], 0
-  if oldest then age = math.max(0, now - tonumber(string.match(oldest[1], '^%d+'))) end
   local n = #answer
   answer[n + 1] = math.max(0, redis.call('XLEN', key) - running)
-  answer[n + 2], answer[n + 3] = running, age
+  answer[n + 2], answer[n + 3] = running, age(key)
 end
+-- Repairs run from the first, and are put back into the manual lane.
+answer[2] = answer[2] + redis.call('XLEN', lanes[0])
+answer[3] = math.max(answer[3], age(lanes[0]))
 
 local instances, slots = 0, 0
 local consumers = redis.pcall('XINFO', 'CONSUMERS', lanes[1], 'workers')

@@ -3,9 +3,8 @@
 -- KEYS: prefix. ARGV: instance, slots, free slots, those of them that the lower lanes may take.
 -- Returns two lists: (lane, entry, job id, payload) per job, and, if slots stay free, the last
 -- id of each lane and of the nudges: what comes after them has not been seen.
-local prefix, me, slots = KEYS[1], ARGV[1], ARGV[2]
+local me, slots = ARGV[1], ARGV[2]
 local free, low = tonumber(ARGV[3]), tonumber(ARGV[4])
-local lanes = {prefix..'q:manual', prefix..'q:due', prefix..'q:bulk', prefix..'q:error'}
 
 local function read(key, most)
   return redis.pcall('XREADGROUP', 'GROUP', 'workers', me, 'COUNT', most, 'STREAMS', key, '>')

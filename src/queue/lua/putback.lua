@@ -1,11 +1,10 @@
 -- Shared by the scripts that take jobs away from an instance.
-local lanes = {KEYS[1]..'q:manual', KEYS[1]..'q:due', KEYS[1]..'q:bulk', KEYS[1]..'q:error'}
-local claims = KEYS[1]..'claims'
+local claims = prefix..'claims'
 
--- Puts one delivered entry back at its lane's end, under the same job id. The new entry comes
--- first: a failure after it leaves the job twice, never lost.
+-- Puts one delivered entry back at its lane's end, under the same job id; a repair becomes a job of
+-- the manual lane. The new entry comes first: a failure after it leaves the job twice, never lost.
 local function put_back(lane, entry)
-  local key = lanes[lane]
+  local key, to = lanes[lane], math.max(lane, 1)
   local found = redis.call('XRANGE', key, entry, entry)[1]
   local back = 0
   if found then
@@ -17,8 +16,8 @@ local function put_back(lane, entry)
     local start = lane..'|'..entry..'|'
     -- An entry that no claim names is one that somebody has replaced.
     if string.sub(held, 1, #start) == start then
-      local new = redis.call('XADD', key, '*', 'id', id, 'j', fields.j or '')
-      redis.call('HSET', claims, account, lane..'|'..new..'|'..string.sub(held, #start + 1))
+      local new = redis.call('XADD', lanes[to], '*', 'id', id, 'j', fields.j or '')
+      redis.call('HSET', claims, account, to..'|'..new..'|'..string.sub(held, #start + 1))
       back = 1
     end
   end

@@ -2,7 +2,7 @@
 -- lost, the process that had it is gone, or it is about to go.
 -- KEYS: prefix. ARGV: instance, `leave` or `stay`, then the entries in hand as `lane|entry`.
 -- Returns how many were put back, and 1 if there are more to look at.
-local prefix, me, leaves = KEYS[1], ARGV[1], ARGV[2] == 'leave'
+local me, leaves = ARGV[1], ARGV[2] == 'leave'
 local most = 1000 + #ARGV
 -- A write that a full memory does not refuse lets those after it pass.
 redis.call('HDEL', claims, '')
@@ -11,7 +11,7 @@ local hand = {}
 for i = 3, #ARGV do hand[ARGV[i]] = true end
 
 local back, more = 0, 0
-for lane = 1, #lanes do
+for lane = 0, #lanes do
   local entries = pending(lane, me, most)
   if #entries == most then more = 1 end
   for _, entry in ipairs(entries) do
@@ -19,7 +19,7 @@ for lane = 1, #lanes do
   end
 end
 if leaves and more == 0 then
-  for lane = 1, #lanes do retire(lane, me) end
+  for lane = 0, #lanes do retire(lane, me) end
   redis.call('UNLINK', prefix..'alive:'..me)
   if redis.call('GET', prefix..'leader') == me then redis.call('UNLINK', prefix..'leader') end
 end

@@ -1,7 +1,6 @@
 -- KEYS: prefix. ARGV: account, job id.
 -- Returns `queued` and the lane, `running`, `done` and what was kept of it, or nothing.
-local prefix, account, id = KEYS[1], ARGV[1], ARGV[2]
-local lanes = {prefix..'q:manual', prefix..'q:due', prefix..'q:bulk', prefix..'q:error'}
+local account, id = ARGV[1], ARGV[2]
 local held = redis.call('HGET', prefix..'claims', account) or ''
 local l, entry, held_id = string.match(held, '^(%d)|([%d-]+)|([^|]*)|')
 if held_id == id then

@@ -2,6 +2,7 @@
 
 mod faults;
 mod flow;
+mod lease;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
