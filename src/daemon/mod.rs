@@ -126,12 +126,8 @@ async fn work(
     let refresher = refresher(config, &services, journal, (&budget, &clock))?;
     let refresher = Arc::new(refresher);
     // What was received in a former life comes before anything new.
-    tokio::select! {
-        () = repair::settle(&refresher) => {}
-        name = signals.next() => {
-            tracing::info!(event = "stop", signal = name, "{name} before the journal was settled");
-            return Ok(Exit::Fine);
-        }
+    if !settled(&refresher, signals).await {
+        return Ok(Exit::Fine);
     }
     plan(config, &services, (&budget, &clock), life);
     let repairer = Repairer::new(Arc::clone(&refresher), services.queue.clone());
@@ -169,6 +165,17 @@ async fn work(
         name = signals.next() => {
             tracing::warn!(event = "stop", signal = name, "{name} again: stopping at once");
             Ok(Exit::Failed)
+        }
+    }
+}
+
+/// Settles the journal's answers; false: a signal came first.
+async fn settled(refresher: &Refresher, signals: &mut Signals) -> bool {
+    tokio::select! {
+        () = repair::settle(refresher) => true,
+        name = signals.next() => {
+            tracing::info!(event = "stop", signal = name, "{name} before the journal was settled");
+            false
         }
     }
 }

@@ -34,7 +34,7 @@ pub fn minute(at: DateTime<Utc>) -> i64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Minute {
     /// Which one, counted from 1970.
-    pub minute: i64,
+    pub at: i64,
     /// First hearings of permanent answers.
     pub told_off: u64,
     /// Answers of any kind.
@@ -74,7 +74,7 @@ pub fn judge(record: &Record, now: Moment) -> Brake {
     }
     let this = minute(now.ours);
     let (mut told_off, mut answered) = (0_u64, 0_u64);
-    for it in record.minutes.iter().filter(|it| (this - WINDOW..=this).contains(&it.minute)) {
+    for it in record.minutes.iter().filter(|it| (this - WINDOW..=this).contains(&it.at)) {
         told_off = told_off.saturating_add(it.told_off);
         answered = answered.saturating_add(it.answered);
     }
@@ -94,7 +94,7 @@ mod tests {
 
     fn record(minutes: &[(i64, u64, u64)]) -> Record {
         let minutes = minutes.iter().map(|&(ago, told_off, answered)| Minute {
-            minute: NOW - ago,
+            at: NOW - ago,
             told_off,
             answered,
         });

@@ -234,7 +234,7 @@ impl Refresher {
                 Ok(true) => events::server_suspect(service),
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::debug!(event = "server.suspect", %error, %service, "not written down yet")
+                    tracing::debug!(event = "server.suspect", %error, %service, "not written down yet");
                 }
             }
         }

@@ -30,7 +30,7 @@ impl Tally {
         let told_off = |it| u64::from(first && it == minute);
         minutes
             .into_iter()
-            .map(|(minute, answered)| Minute { minute, told_off: told_off(minute), answered })
+            .map(|(at, answered)| Minute { at, told_off: told_off(at), answered })
             .collect()
     }
 
@@ -53,7 +53,7 @@ mod tests {
             tally
                 .take(&service, 12, first)
                 .iter()
-                .map(|it| (it.minute, it.told_off, it.answered))
+                .map(|it| (it.at, it.told_off, it.answered))
                 .collect::<Vec<_>>()
         };
         assert_eq!(counts(true), [(8, 0, 1), (12, 1, 1)]);

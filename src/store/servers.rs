@@ -31,9 +31,9 @@ impl Store {
         now: DateTime<Utc>,
     ) -> Result<Record, StoreError> {
         let mut add = Fields::new();
-        for Minute { minute, told_off, answered } in minutes {
-            add.insert(format!("minutes.{minute}.toldOff"), whole(*told_off));
-            add.insert(format!("minutes.{minute}.answered"), whole(*answered));
+        for Minute { at, told_off, answered } in minutes {
+            add.insert(format!("minutes.{at}.toldOff"), whole(*told_off));
+            add.insert(format!("minutes.{at}.answered"), whole(*answered));
         }
         let update = if add.is_empty() {
             doc! { "$unset": { "none": 1 } }
@@ -46,9 +46,9 @@ impl Store {
             let (kept, old): (Vec<_>, Vec<_>) = record
                 .minutes
                 .into_iter()
-                .partition(|it| (this - KEPT..=this + KEPT).contains(&it.minute));
+                .partition(|it| (this - KEPT..=this + KEPT).contains(&it.at));
             if !old.is_empty() {
-                let old = old.iter().map(|it| (format!("minutes.{}", it.minute), Bson::from(1)));
+                let old = old.iter().map(|it| (format!("minutes.{}", it.at), Bson::from(1)));
                 self.change(service, doc! {}, doc! { "$unset": old.collect::<Fields>() }).await?;
             }
             return Ok(Record { minutes: kept, ..record });
@@ -121,7 +121,7 @@ fn record(raw: &RawDocument) -> Record {
     let minutes = minutes.flatten().filter_map(|element| {
         let counts = element.value().ok()?.as_document()?;
         Some(Minute {
-            minute: element.key().as_str().parse().ok()?,
+            at: element.key().as_str().parse().ok()?,
             told_off: field::count(counts, "toldOff").unwrap_or_default(),
             answered: field::count(counts, "answered").unwrap_or_default(),
         })

@@ -16,7 +16,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,6 +32,8 @@ struct Stage {
     world: World,
     store: Store,
     queue: Queue,
+    /// What the journal's writer says of the disk.
+    journal: watch::Sender<Result<(), String>>,
     clock: Clock,
     url: String,
     client: reqwest::Client,
@@ -63,16 +65,18 @@ impl Stage {
         let clock = Clock::manual("2026-11-22T00:00:00Z".parse().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
+        let (journal, journal_health) = watch::channel(Ok(()));
         let api = Api {
             store: store.clone(),
             queue: queue.clone(),
             link,
+            journal: journal_health,
             clock: clock.clone(),
             token: token.map(Into::into),
         };
         tasks.spawn(serve(listener, router(api), stop.clone()));
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        Self { world, store, queue, clock, url, client, stop, tasks }
+        Self { world, store, queue, journal, clock, url, client, stop, tasks }
     }
 
     async fn send(&self, request: RequestBuilder) -> Reply {
@@ -145,8 +149,15 @@ async fn health_needs_no_token_and_the_rest_says_how_to_set_one() {
     assert_eq!(text(&starting.body, "workers"), "the workers have not started yet");
 
     let _jobs = stage.work(Outcome::Refreshed);
-    let up = json!({ "ready": true, "redis": "up", "mongo": "up", "workers": "up" });
+    let up = json!({
+        "ready": true, "redis": "up", "mongo": "up", "journal": "up", "workers": "up",
+    });
     eventually("ready", PATIENCE, async || ready(&stage).await.body == up).await;
+
+    stage.journal.send_replace(Err("the disk is full".to_owned()));
+    let full = ready(&stage).await;
+    assert_eq!((full.status, text(&full.body, "journal")), (503, "the disk is full"));
+    stage.journal.send_replace(Ok(()));
 
     for path in ["/api/admin/runs", "/api/admin/jobs/x"] {
         let off = stage.get(path).await;

@@ -117,7 +117,7 @@ impl<'a> Attempt<'a> {
             }
             Event::Saved => self.saved(),
             Event::Missed(document) => self.missed(document, now),
-            Event::Refused(why) => self.refused(why),
+            Event::Refused(why) => self.refused(&why),
             Event::Released | Event::Absolved => self.finish(),
         }
     }
@@ -383,14 +383,11 @@ impl<'a> Attempt<'a> {
     }
 
     fn write_again(&mut self, save: Save, document: Option<&Document>) -> Action {
-        match document.and_then(Expected::of) {
-            Some(expected) => {
-                self.write(Save { expected, misses: save.misses.saturating_add(1), ..save })
-            }
-            None => {
-                self.end = Some(End::Disconnected);
-                self.superseded("the account was disconnected by its owner")
-            }
+        if let Some(expected) = document.and_then(Expected::of) {
+            self.write(Save { expected, misses: save.misses.saturating_add(1), ..save })
+        } else {
+            self.end = Some(End::Disconnected);
+            self.superseded("the account was disconnected by its owner")
         }
     }
 
@@ -403,9 +400,9 @@ impl<'a> Attempt<'a> {
 
     /// A pair that the database refuses stays in the journal, and is written later; anything else
     /// is dropped, and leaves the account as due as it was.
-    fn refused(&mut self, why: String) -> Action {
+    fn refused(&mut self, why: &str) -> Action {
         self.saving = None;
-        self.reset(&why);
+        self.reset(why);
         self.report.outcome = Outcome::Unreachable;
         self.finish()
     }
