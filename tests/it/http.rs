@@ -154,10 +154,10 @@ async fn health_needs_no_token_and_the_rest_says_how_to_set_one() {
     });
     eventually("ready", PATIENCE, async || ready(&stage).await.body == up).await;
 
-    stage.journal.send_replace(Err("the disk is full".to_owned()));
+    stage.journal.send(Err("the disk is full".to_owned())).unwrap();
     let full = ready(&stage).await;
     assert_eq!((full.status, text(&full.body, "journal")), (503, "the disk is full"));
-    stage.journal.send_replace(Ok(()));
+    stage.journal.send(Ok(())).unwrap();
 
     for path in ["/api/admin/runs", "/api/admin/jobs/x"] {
         let off = stage.get(path).await;
