@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 
 use super::answer::Session;
 use super::identity::{AccountId, ServiceUrl};
-use super::outcome::{UnknownName, names};
+use super::outcome::names;
 use super::session::RefreshJwt;
 
 /// A call that is about to be made. It spends `token`.
