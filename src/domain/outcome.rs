@@ -1,9 +1,6 @@
 //! How an attempt to refresh an account ended, in the words that logs, documents and the admin
 //! API use.
 
-use std::fmt;
-use std::str::FromStr;
-
 /// A name that no outcome or trigger has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("unknown name")]
@@ -25,17 +22,17 @@ macro_rules! names {
             }
         }
 
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl ::std::fmt::Display for $type {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
                 f.write_str(self.as_str())
             }
         }
 
-        impl FromStr for $type {
-            type Err = UnknownName;
+        impl ::std::str::FromStr for $type {
+            type Err = $crate::domain::outcome::UnknownName;
 
-            fn from_str(name: &str) -> Result<Self, UnknownName> {
-                Self::ALL.iter().copied().find(|it| it.as_str() == name).ok_or(UnknownName)
+            fn from_str(name: &str) -> Result<Self, $crate::domain::outcome::UnknownName> {
+                Self::ALL.iter().copied().find(|it| it.as_str() == name).ok_or($crate::domain::outcome::UnknownName)
             }
         }
     };
