@@ -11,6 +11,8 @@ mod deploy;
 #[cfg(test)]
 mod documents;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod http;

@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::http::{self, Http};
-use super::{PATIENCE, arrival, part};
+use super::{PATIENCE, arrival, part, signal};
 
 /// The admin token that the tests' daemons are started with.
 pub(crate) const ADMIN_TOKEN: &str = "a-token-for-the-tests-0123456789abcdef";
@@ -160,11 +160,7 @@ impl Daemon {
 
     /// Sends a signal by name.
     pub(crate) fn signal(&self, name: &str) {
-        let status = std::process::Command::new("kill")
-            .args(["-s", name, &self.pid().to_string()])
-            .status()
-            .expect("kill runs");
-        assert!(status.success(), "kill -s {name}");
+        signal(self.pid(), name);
     }
 
     /// Waits for its end.

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use futures::TryStreamExt as _;
 use mongodb::bson::{Document, doc};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
+use super::PATIENCE;
 use super::scripted_pds::{ScriptedPds, Session};
 use super::world::{World, login, text};
 
@@ -33,6 +34,11 @@ impl<'a> Fleet<'a> {
 
     pub(crate) fn len(&self) -> u64 {
         u64::try_from(self.dids.len()).expect("a small number")
+    }
+
+    /// Their DIDs.
+    pub(crate) fn dids(&self) -> &[String] {
+        &self.dids
     }
 
     /// Waits until the server has been asked at least so often.
@@ -71,9 +77,31 @@ impl<'a> Fleet<'a> {
         self.assert_all(world, "live", |token| self.pds.is_live(token)).await;
     }
 
+    /// Waits until it is so that every account is current. What tries again has its own time.
+    pub(crate) async fn heals(&self, world: &World) {
+        let what = "the end of its chain";
+        let begun = Instant::now();
+        while let Some(wrong) = self.wrong(world, what, &|token| self.pds.is_current(token)).await {
+            assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {wrong}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     async fn assert_all(&self, world: &World, what: &str, is_good: impl Fn(&str) -> bool) {
+        if let Some(wrong) = self.wrong(world, what, &is_good).await {
+            panic!("{wrong}");
+        }
+    }
+
+    /// The first account that is not as it should be, in words.
+    async fn wrong(
+        &self,
+        world: &World,
+        what: &str,
+        is_good: &impl Fn(&str) -> bool,
+    ) -> Option<String> {
         let fields = doc! {
-            "platformAccountId": 1, "refreshToken": 1, "status": 1, "tokenRefresh.outcome": 1,
+            "platformAccountId": 1, "refreshToken": 1, "status": 1, "tokenRefresh": 1,
         };
         let all: Vec<Document> = world
             .accounts()
@@ -86,12 +114,17 @@ impl<'a> Fleet<'a> {
             .expect("all");
         let by_did: HashMap<_, _> =
             all.iter().map(|document| (text(document, "platformAccountId"), document)).collect();
-        for did in &self.dids {
+        self.dids.iter().find_map(|did| {
             let document = by_did.get(did.as_str()).expect("the account stands");
-            assert_eq!(text(document, "status"), "active", "{document}");
-            assert_eq!(text(document, "tokenRefresh.outcome"), "refreshed", "{document}");
-            assert!(is_good(text(document, "refreshToken")), "{did}'s token is {what}");
-        }
+            if text(document, "status") != "active" {
+                return Some(format!("active: {document}"));
+            }
+            if text(document, "tokenRefresh.outcome") != "refreshed" {
+                return Some(format!("refreshed: {document}"));
+            }
+            let good = is_good(text(document, "refreshToken"));
+            (!good).then(|| format!("{did}'s token is {what}: {document}"))
+        })
     }
 }
 

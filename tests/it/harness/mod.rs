@@ -1,10 +1,11 @@
 //! The services that the tests run against, and how they wait for things.
 
-pub(crate) mod cable;
 pub(crate) mod daemon;
+pub(crate) mod faketime;
 pub(crate) mod fleet;
 pub(crate) mod http;
 pub(crate) mod mongo;
+pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod reference_pds;
 pub(crate) mod scripted_pds;
@@ -72,4 +73,13 @@ pub(crate) fn free_port() -> u16 {
         }
     }
     panic!("no port from {own} to {} is free", own + STRETCH)
+}
+
+/// Sends a signal by name to a process that a test has started.
+pub(crate) fn signal(pid: u32, name: &str) {
+    let status = std::process::Command::new("kill")
+        .args(["-s", name, &pid.to_string()])
+        .status()
+        .expect("kill runs");
+    assert!(status.success(), "kill -s {name}");
 }

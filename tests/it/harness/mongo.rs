@@ -1,22 +1,25 @@
-//! A real `mongod` of a test's own, on a free port, with its data in a temporary folder.
+//! A real `mongod` of a test's own, on a free port, with its data in a temporary folder; or three
+//! of them, as a replica set that can lose one.
 
 use std::fs::File;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
+use futures::future::join_all;
 use mongodb::Client;
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
-use super::{PATIENCE, arrival, free_port};
+use super::{PATIENCE, arrival, free_port, signal};
 
 /// How the server is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Topology {
-    /// A replica set of this many; only one is built so far.
+    /// A replica set of this many.
     ReplicaSet(u8),
     /// No replica set at all.
     Standalone,
@@ -24,40 +27,46 @@ pub(crate) enum Topology {
     WithLogins,
 }
 
-/// The server; stopped when dropped.
+/// The server, or the replica set; stopped when dropped.
 #[derive(Debug)]
 pub(crate) struct MongoServer {
+    kind: Topology,
+    nodes: Vec<Node>,
+    databases: AtomicU32,
+}
+
+/// One process.
+#[derive(Debug)]
+struct Node {
     kind: Topology,
     port: u16,
     folder: TempDir,
     process: Option<Child>,
-    databases: AtomicU32,
 }
 
 impl MongoServer {
     /// Starts a server and waits until it takes writes.
     pub(crate) async fn start(kind: Topology) -> Self {
-        let server = loop {
-            let port = free_port();
-            let folder = TempDir::new().unwrap();
-            let databases = AtomicU32::new(0);
-            let mut server = Self { kind, port, folder, process: None, databases };
-            server.process = Some(server.spawn());
-            // The port was free a moment ago; another test's server may have been faster.
-            if server.is_up().await {
-                break server;
-            }
-        };
-        let port = server.port;
-        if let Topology::ReplicaSet(members) = kind {
-            assert_eq!(members, 1, "one process is one member");
-            let member = doc! { "_id": 0, "host": format!("127.0.0.1:{port}") };
-            let direct = format!("mongodb://127.0.0.1:{port}/?directConnection=true");
-            let set = doc! { "replSetInitiate": { "_id": "rs0", "members": [member] } };
-            admin(&direct, set).await;
-            admin(&server.uri(), doc! { "ping": 1 }).await;
+        let count = if let Topology::ReplicaSet(members) = kind { members } else { 1 };
+        let nodes = join_all((0..count).map(|_| Node::start(kind))).await;
+        let server = Self { kind, nodes, databases: AtomicU32::new(0) };
+        if matches!(kind, Topology::ReplicaSet(_)) {
+            server.initiate().await;
         }
         server
+    }
+
+    async fn initiate(&self) {
+        let members: Vec<_> = (0..)
+            .zip(&self.nodes)
+            .map(|(id, node)| doc! { "_id": id, "host": node.address() })
+            .collect();
+        // A primary that is gone is noticed in a second or two, and not in ten.
+        let settings = doc! { "electionTimeoutMillis": 1_500, "heartbeatIntervalMillis": 300 };
+        let config = doc! { "_id": "rs0", "members": members, "settings": settings };
+        let first = self.nodes.first().unwrap();
+        admin(&first.uri(), doc! { "replSetInitiate": config }).await.unwrap();
+        admin(&self.uri(), doc! { "ping": 1 }).await.unwrap();
     }
 
     /// A replica set that tests of this binary share while any of them uses it.
@@ -72,15 +81,16 @@ impl MongoServer {
         server
     }
 
-    /// Where it listens.
+    /// Where it, or the first of the set, listens.
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        self.nodes.first().unwrap().port
     }
 
     /// Its connection string, without a database.
     pub(crate) fn uri(&self) -> String {
         let set = if matches!(self.kind, Topology::ReplicaSet(_)) { "?replicaSet=rs0" } else { "" };
-        format!("mongodb://127.0.0.1:{}/{set}", self.port)
+        let hosts: Vec<_> = self.nodes.iter().map(Node::address).collect();
+        format!("mongodb://{}/{set}", hosts.join(","))
     }
 
     /// The name of a database that no other test uses.
@@ -90,17 +100,136 @@ impl MongoServer {
 
     /// Kills it, as a crash would.
     pub(crate) fn kill(&mut self) {
+        self.nodes.iter_mut().for_each(Node::kill);
+    }
+
+    /// Starts it (again) on its own port and data.
+    pub(crate) async fn restart(&mut self) {
+        join_all(self.nodes.iter_mut().map(Node::restart)).await;
+    }
+
+    // ---- a set of several: nodes are told by their place in it ----
+
+    /// Waits until a node is primary, and answers which.
+    pub(crate) async fn primary(&self) -> usize {
+        arrival("a node is primary", PATIENCE, || async {
+            let asked = self.nodes.iter().map(Node::is_primary);
+            join_all(asked).await.into_iter().position(|is_primary| is_primary)
+        })
+        .await
+    }
+
+    /// All but this one.
+    pub(crate) fn others(&self, node: usize) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|other| *other != node).collect()
+    }
+
+    /// Kills one node, as a crash would.
+    pub(crate) fn kill_node(&mut self, node: usize) {
+        self.nodes.get_mut(node).unwrap().kill();
+    }
+
+    /// Starts a killed node again, with its data.
+    pub(crate) async fn restart_node(&mut self, node: usize) {
+        self.nodes.get_mut(node).unwrap().restart().await;
+    }
+
+    /// Stops a node's process in its tracks, until it is [thawed](Self::thaw).
+    pub(crate) fn freeze(&self, node: usize) {
+        signal(self.nodes.get(node).unwrap().pid(), "STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self, node: usize) {
+        signal(self.nodes.get(node).unwrap().pid(), "CONT");
+    }
+
+    /// Makes the primary step down, and waits until another node is primary.
+    pub(crate) async fn step_down(&self) -> usize {
+        let before = self.primary().await;
+        let command = doc! { "replSetStepDown": 10, "secondaryCatchUpPeriodSecs": 2 };
+        // Not when no other is close enough behind it: then it stays, and is asked again.
+        arrival("another node is primary", PATIENCE, || async {
+            drop(admin(&self.nodes.get(before).unwrap().uri(), command.clone()).await);
+            let now = self.primary().await;
+            (now != before).then_some(now)
+        })
+        .await
+    }
+
+    /// The daemon's next commands of these names go wrong, as the server's fail point
+    /// `failCommand` is told by `how`.
+    pub(crate) async fn fail(&self, times: u32, commands: &[&str], how: Document) {
+        let mut data = doc! { "failCommands": commands, "appName": "refreshd" };
+        data.extend(how);
+        let mode = doc! { "times": i64::from(times) };
+        let fail = doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data };
+        let primary = self.primary().await;
+        admin(&self.nodes.get(primary).unwrap().uri(), fail).await.unwrap();
+    }
+
+    /// How many commands have gone wrong like that.
+    pub(crate) async fn failed(&self) -> i64 {
+        let off = doc! { "configureFailPoint": "failCommand", "mode": "off" };
+        let primary = self.primary().await;
+        let answer = admin(&self.nodes.get(primary).unwrap().uri(), off).await.unwrap();
+        match answer.get("count") {
+            Some(mongodb::bson::Bson::Int32(count)) => i64::from(*count),
+            Some(mongodb::bson::Bson::Int64(count)) => *count,
+            _ => panic!("no count in {answer}"),
+        }
+    }
+}
+
+impl Node {
+    async fn start(kind: Topology) -> Self {
+        loop {
+            let (port, folder) = (free_port(), TempDir::new().unwrap());
+            let mut node = Self { kind, port, folder, process: None };
+            node.process = Some(node.spawn());
+            // The port was free a moment ago; another test's server may have been faster.
+            if node.is_up().await {
+                return node;
+            }
+        }
+    }
+
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// To this node, whatever it is in its set.
+    fn uri(&self) -> String {
+        format!("mongodb://{}/?directConnection=true&serverSelectionTimeoutMS=2000", self.address())
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.as_ref().expect("a living mongod").id()
+    }
+
+    async fn is_primary(&self) -> bool {
+        if self.process.is_none() {
+            return false;
+        }
+        // A frozen one would never answer.
+        let asked = timeout(Duration::from_secs(1), admin(&self.uri(), doc! { "hello": 1 })).await;
+        asked.is_ok_and(|answer| {
+            answer
+                .is_ok_and(|it| it.get_bool("isWritablePrimary").is_ok_and(|is_primary| is_primary))
+        })
+    }
+
+    fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
             process.wait().unwrap();
         }
     }
 
-    /// Starts it (again) on its own port and data.
-    pub(crate) async fn restart(&mut self) {
+    async fn restart(&mut self) {
         self.kill();
         self.process = Some(self.spawn());
-        assert!(self.is_up().await, "mongod did not start\n{}", log(self.folder.path()));
+        assert!(self.is_up().await, "mongod did not start\n{}", self.log());
     }
 
     /// Waits for this very process, not for whoever answers on its port.
@@ -141,20 +270,20 @@ impl MongoServer {
             )
         })
     }
+
+    fn log(&self) -> String {
+        let text = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        text.lines().rev().take(5).collect::<Vec<_>>().join("\n")
+    }
 }
 
-impl Drop for MongoServer {
+impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
-async fn admin(uri: &str, command: mongodb::bson::Document) {
-    let client = Client::with_uri_str(uri).await.unwrap();
-    client.database("admin").run_command(command).await.unwrap();
-}
-
-fn log(folder: &Path) -> String {
-    let text = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
-    text.lines().rev().take(5).collect::<Vec<_>>().join("\n")
+async fn admin(uri: &str, command: Document) -> mongodb::error::Result<Document> {
+    let client = Client::with_uri_str(uri).await?;
+    client.database("admin").run_command(command).await
 }

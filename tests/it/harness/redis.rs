@@ -13,6 +13,9 @@ const LOG: &str = "log";
 /// What a server, and what a sentinel, says once it listens.
 const SIGNS: [&str; 2] = ["Ready to accept connections", "Sentinel ID is"];
 
+/// Settings of a server that keeps what it has acknowledged, whatever happens to it.
+pub(crate) const KEEPS_ALL: [&str; 2] = ["appendonly yes", "appendfsync always"];
+
 /// Runs `redis-server` (or `REFRESHD_REDIS_SERVER`) on a free port, without persistence, until
 /// it is dropped.
 #[derive(Debug)]
@@ -55,6 +58,32 @@ impl RedisServer {
     /// A link of its own, as another process would have.
     pub(crate) fn link(&self) -> Link {
         Link::new(RedisTarget::from_url(&self.url()).unwrap()).unwrap()
+    }
+
+    /// Makes it a replica of `primary`, at run time, and waits until it holds the same; with
+    /// `None`, a primary of its own.
+    pub(crate) async fn follow(&self, primary: Option<&Self>) {
+        let (host, port) = primary.map_or_else(
+            || ("NO".to_owned(), "ONE".to_owned()),
+            |primary| ("127.0.0.1".to_owned(), primary.port.to_string()),
+        );
+        self.ask(redis::cmd("REPLICAOF").arg(host).arg(port)).await;
+        let sign = if primary.is_some() { "master_link_status:up" } else { "role:master" };
+        arrival("the replication is as it is wanted", PATIENCE, || async {
+            let link = self.link();
+            let info: String = link.query(redis::cmd("INFO").arg("replication")).await.ok()?;
+            info.contains(sign).then_some(())
+        })
+        .await;
+    }
+
+    /// How many bytes it may keep; 0: as many as there are. It drops nothing to get there.
+    pub(crate) async fn limit_memory(&self, bytes: u32) {
+        self.ask(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes)).await;
+    }
+
+    async fn ask(&self, command: &redis::Cmd) {
+        let _done: String = self.link().query(command).await.unwrap();
     }
 
     /// SIGKILL, and not started again.

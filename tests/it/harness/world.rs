@@ -18,8 +18,13 @@ pub(crate) struct World {
 impl World {
     /// Fresh servers, MongoDB as a replica set of one.
     pub(crate) async fn start() -> Self {
+        Self::start_on(&[], Topology::ReplicaSet(1)).await
+    }
+
+    /// Fresh servers, with lines of Redis's configuration file and MongoDB as it is wanted.
+    pub(crate) async fn start_on(redis: &[&str], mongo: Topology) -> Self {
         let (redis, mongo) =
-            tokio::join!(RedisServer::start(), MongoServer::start(Topology::ReplicaSet(1)));
+            tokio::join!(RedisServer::start_with(redis), MongoServer::start(mongo));
         let client = Client::with_uri_str(mongo.uri()).await.expect("a MongoDB client");
         Self { redis, mongo, client }
     }

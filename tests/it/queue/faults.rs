@@ -1,6 +1,7 @@
 //! The queue when instances, handlers, deliveries or Redis fail: nothing is lost.
 
 use super::*;
+use crate::harness::redis::KEEPS_ALL;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_instances_jobs_are_done_by_another_and_a_slow_ones_are_not() {
@@ -178,11 +179,6 @@ async fn jobs_whose_delivery_was_lost_are_delivered_again() {
 async fn a_full_redis_refuses_new_jobs_and_nothing_else() {
     let server = RedisServer::start().await;
     let queue = queue(&server, "a", 8);
-    let limit = async |bytes: u32| {
-        let mut set = redis::cmd("CONFIG");
-        set.arg("SET").arg("maxmemory").arg(bytes);
-        let _: () = server.link().query(&set).await.unwrap();
-    };
     let (gate, mut started) = Gate::new();
     let worker = Worker::start(&queue, gate.handler());
     let run = "run".parse().unwrap();
@@ -193,7 +189,7 @@ async fn a_full_redis_refuses_new_jobs_and_nothing_else() {
         .unwrap();
     let id = next(&mut started).await.id;
 
-    limit(1).await;
+    server.limit_memory(1).await;
     let full = queue.enqueue(&[job(2, Lane::Due)]).await.unwrap_err();
     assert!(full.to_string().contains("is full"), "{full}");
     gate.permits.add_permits(1);
@@ -202,7 +198,7 @@ async fn a_full_redis_refuses_new_jobs_and_nothing_else() {
     let tally = queue.run_tally(&run).await.unwrap().unwrap();
     assert_eq!((tally.open, tally.outcomes), (0, BTreeMap::from([(Outcome::Refreshed, 1)])));
 
-    limit(0).await;
+    server.limit_memory(0).await;
     assert_eq!(one(&queue, job(2, Lane::Due)).await.how, Added::New);
     assert_eq!(number(next(&mut started).await.account), 2);
     gate.permits.add_permits(1);
@@ -212,7 +208,7 @@ async fn a_full_redis_refuses_new_jobs_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_with_its_data_loses_nothing_and_repeats_nothing() {
-    let mut server = RedisServer::start_with(&["appendonly yes", "appendfsync always"]).await;
+    let mut server = RedisServer::start_with(&KEEPS_ALL).await;
     let queue = queue(&server, "a", 1);
     let (gate, mut started) = Gate::new();
     let worker = Worker::start(&queue, gate.handler());

@@ -10,8 +10,8 @@ use refreshd::domain::settle::{Settlement, settle};
 use refreshd::store::Cas;
 
 use super::{Place, account, at, jwt, note, refresh_token, rotation};
-use crate::harness::cable::Cable;
 use crate::harness::mongo::{MongoServer, Topology};
+use crate::harness::proxy::Proxy;
 
 fn millis(seconds: i64) -> mongodb::bson::DateTime {
     mongodb::bson::DateTime::from_millis(at(seconds).timestamp_millis())
@@ -248,15 +248,15 @@ async fn a_repeat_after_an_unseen_success_finds_its_own_pair() {
 #[tokio::test]
 async fn a_lost_reply_is_repaired_without_a_replica_set() {
     let mut server = MongoServer::start(Topology::Standalone).await;
-    let cable = Cable::to(server.port(), "refreshToken").await;
-    let uri = format!("mongodb://127.0.0.1:{}/", cable.port());
+    let proxy = Proxy::marking(server.port(), "refreshToken").await;
+    let uri = format!("mongodb://127.0.0.1:{}/", proxy.port());
     let place = Place::at(&uri, "lost", Some(&server.uri())).await;
     let id = place.insert(&account("active")).await;
     let save = rotation(&place.load(id).await);
-    cable.lose_next_reply();
+    proxy.lose_next_reply();
     let error = place.store.save(&save).await.unwrap_err();
     assert!(error.may_have_written(), "{error}");
-    assert!(!cable.is_armed());
+    assert!(!proxy.is_armed());
     assert_eq!(place.load(id).await.kept.refreshed_at, Some(at(0)), "it was carried out");
     let now = missed(place.store.save(&save).await.unwrap());
     assert_eq!(settled(now.as_ref()), Settlement::Stored);
@@ -272,12 +272,12 @@ async fn a_lost_reply_is_repaired_without_a_replica_set() {
 #[tokio::test]
 async fn on_a_replica_set_the_driver_repairs_a_lost_reply_itself() {
     let server = MongoServer::shared().await;
-    let cable = Cable::to(server.port(), "refreshToken").await;
-    let uri = format!("mongodb://127.0.0.1:{}/?directConnection=true", cable.port());
+    let proxy = Proxy::marking(server.port(), "refreshToken").await;
+    let uri = format!("mongodb://127.0.0.1:{}/?directConnection=true", proxy.port());
     let place = Place::at(&uri, &server.fresh_database(), Some(&server.uri())).await;
     let id = place.insert(&account("active")).await;
     let save = rotation(&place.load(id).await);
-    cable.lose_next_reply();
+    proxy.lose_next_reply();
     assert!(matches!(place.store.save(&save).await.unwrap(), Cas::Stored));
-    assert!(!cable.is_armed());
+    assert!(!proxy.is_armed());
 }

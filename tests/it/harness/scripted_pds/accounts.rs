@@ -29,6 +29,8 @@ pub(crate) struct Accounts {
     /// By status; dropped connections count as 0.
     pub(crate) answers: BTreeMap<u16, u64>,
     pub(crate) calls: u64,
+    /// Calls that arrived, by the `jti` of their token.
+    pub(crate) uses: HashMap<String, u64>,
     pub(crate) in_flight: u64,
     pub(crate) most_in_flight: u64,
     pub(crate) connections: u64,
@@ -39,6 +41,8 @@ pub(crate) struct Accounts {
 pub(crate) struct Account {
     handle: String,
     links: Vec<Link>,
+    /// Every `jti` that this account was ever given, by its place among them.
+    places: HashMap<String, usize>,
     pub(crate) taken_down: bool,
     pub(crate) deleted: bool,
     pub(crate) deactivated: bool,
@@ -70,6 +74,7 @@ impl Accounts {
         let account = Account {
             handle: format!("user{number}.test"),
             links: Vec::new(),
+            places: HashMap::new(),
             taken_down: false,
             deleted: false,
             deactivated: false,
@@ -130,6 +135,18 @@ impl Accounts {
             && link.is_some_and(|link| link.expires_at > now && !(unspent && link.next.is_some()))
     }
 
+    /// The place of this token's link among all that its account was ever given.
+    pub(crate) fn place(&self, refresh: &str) -> Option<usize> {
+        let claims = tokens::verify(refresh).filter(|claims| claims.is_refresh)?;
+        self.by_did.get(&claims.subject)?.places.get(&claims.jti).copied()
+    }
+
+    /// How often a call came with this token, or with a copy of it.
+    pub(crate) fn uses(&self, refresh: &str) -> u64 {
+        let claims = tokens::verify(refresh).expect("a token of this server");
+        self.uses.get(&claims.jti).copied().unwrap_or(0)
+    }
+
     fn new_jti(&mut self, did: &str) -> String {
         self.issued += 1;
         tokens::name(&format!("{did} {}", self.issued))
@@ -161,6 +178,8 @@ impl Account {
     /// A link that is there already keeps its own, perhaps shortened, life.
     fn store(&mut self, jti: &str, expires_at: i64) {
         if !self.links.iter().any(|link| link.jti == jti) {
+            let place = self.places.len();
+            self.places.entry(jti.to_owned()).or_insert(place);
             self.links.push(Link { jti: jti.to_owned(), next: None, expires_at });
         }
     }

@@ -213,6 +213,11 @@ impl ScriptedPds {
         self.inner.state().accounts.account(did).calls
     }
 
+    /// Calls of `refreshSession` that arrived with this token, or with a copy of it.
+    pub(crate) fn uses(&self, refresh: &str) -> u64 {
+        self.inner.state().accounts.uses(refresh)
+    }
+
     /// Calls of `refreshSession` that arrived.
     pub(crate) fn total_calls(&self) -> u64 {
         self.inner.state().accounts.calls
@@ -243,5 +248,11 @@ impl ScriptedPds {
     pub(crate) fn is_current(&self, refresh: &str) -> bool {
         let state = self.inner.state();
         state.accounts.holds(refresh, self.inner.now(&state), true)
+    }
+
+    /// The place of this token's link in the order in which the account's links came to be: an
+    /// older link never has a higher one. Nothing for a token of another server.
+    pub(crate) fn place(&self, refresh: &str) -> Option<usize> {
+        self.inner.state().accounts.place(refresh)
     }
 }

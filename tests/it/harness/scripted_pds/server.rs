@@ -97,6 +97,9 @@ impl Drop for UnderWay<'_> {
 async fn refresh(inner: &Inner, request: &Request<Incoming>) -> Result<Response<Answer>, HangUp> {
     let claims = authorization(request);
     let did = claims.as_ref().map_or("", |claims| claims.subject.as_str());
+    if let Some(claims) = &claims {
+        *inner.state().accounts.uses.entry(claims.jti.clone()).or_default() += 1;
+    }
     let (latency, fault) = script(inner, did);
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;

@@ -1,0 +1,134 @@
+//! Redis goes away, comes back, turns into a replica or runs full in the middle of a run.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{SLOTS, SOME, Stage};
+use crate::harness::daemon::Daemon;
+use crate::harness::fleet::Fleet;
+use crate::harness::mongo::Topology;
+use crate::harness::proxy::Proxy;
+use crate::harness::redis::{KEEPS_ALL, RedisServer};
+
+/// How long Redis is away: longer than one reconnect, one command or one heartbeat may take.
+const OUTAGE: Duration = Duration::from_secs(8);
+
+async fn stage() -> Stage {
+    Stage::on(&KEEPS_ALL, Topology::ReplicaSet(1)).await
+}
+
+/// The run is over, nobody is left out, and what was asked for twice was under way at the time.
+async fn assert_whole(stage: &Stage, fleet: &Fleet<'_>, run: &Value) {
+    assert_eq!(run["outcomes"]["refreshed"], fleet.len(), "{run}");
+    assert_eq!(run["failed"], 0, "{run}");
+    fleet.heals(&stage.world).await;
+    fleet.assert_current(&stage.world).await;
+    assert!(fleet.repeated() <= SLOTS, "{} were asked for twice", fleet.repeated());
+}
+
+async fn down(daemon: &Daemon) {
+    daemon.log().wait(|line| line["event"] == "redis.down").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_with_its_data_in_the_middle_of_a_run() {
+    let mut stage = stage().await;
+    let daemon = stage.daemon(&[]).await;
+    let fleet = Fleet::of(&stage.world, &stage.pds, SOME).await;
+    let id = daemon.ask_for_run().await;
+    fleet.called(fleet.len() / 4).await;
+    stage.world.redis.kill();
+    down(&daemon).await;
+    assert!(stage.pds.total_calls() < fleet.len(), "it is killed in the middle");
+    stage.world.redis.restart().await;
+    let run = daemon.run(&id).await;
+    assert_whole(&stage, &fleet, &run).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_in_the_middle_of_a_run() {
+    let mut stage = stage().await;
+    let daemon = stage.daemon(&[]).await;
+    let fleet = Fleet::of(&stage.world, &stage.pds, SOME).await;
+    let id = daemon.ask_for_run().await;
+    fleet.called(fleet.len() / 4).await;
+    stage.world.redis.kill();
+    tokio::time::sleep(OUTAGE).await;
+    let calls = stage.pds.total_calls();
+    assert!(calls < fleet.len(), "{calls} of {} calls", fleet.len());
+    stage.world.redis.restart().await;
+    let run = daemon.run(&id).await;
+    assert_whole(&stage, &fleet, &run).await;
+}
+
+/// No byte comes through, and no connection says goodbye.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_swallows_and_then_resets() {
+    let stage = stage().await;
+    let proxy = Proxy::to(stage.world.redis.port()).await;
+    let daemon = stage.daemon(&[("REDIS_PORT", &proxy.port().to_string())]).await;
+    let fleet = Fleet::of(&stage.world, &stage.pds, SOME).await;
+    let id = daemon.ask_for_run().await;
+    fleet.called(fleet.len() / 4).await;
+    proxy.swallow();
+    down(&daemon).await;
+    proxy.reset();
+    proxy.refuse();
+    proxy.mend();
+    daemon.log().wait(|line| line["event"] == "redis.up").await;
+    proxy.delay(Duration::from_millis(20));
+    proxy.reset();
+    let run = daemon.run(&id).await;
+    assert_eq!(run["outcomes"]["refreshed"], fleet.len(), "{run}");
+    fleet.heals(&stage.world).await;
+    fleet.assert_current(&stage.world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_becomes_a_replica_and_a_primary_again() {
+    let stage = stage().await;
+    let daemon = stage.daemon(&[]).await;
+    let other = RedisServer::start().await;
+    let redis = &stage.world.redis;
+    other.follow(Some(redis)).await;
+    let fleet = Fleet::of(&stage.world, &stage.pds, SOME).await;
+    let id = daemon.ask_for_run().await;
+    fleet.called(fleet.len() / 4).await;
+
+    other.follow(None).await;
+    redis.follow(Some(&other)).await;
+    down(&daemon).await;
+    let calls = stage.pds.total_calls();
+    assert!(calls < fleet.len(), "it is demoted in the middle");
+    let why = daemon.log().matching(|line| line["event"] == "redis.down");
+    assert!(why[0]["message"].as_str().is_some_and(|it| it.contains("replica")), "{why:?}");
+    redis.follow(None).await;
+
+    let run = daemon.run(&id).await;
+    assert_whole(&stage, &fleet, &run).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_full_for_a_while() {
+    let stage = stage().await;
+    let daemon = stage.daemon(&[]).await;
+    let fleet = Fleet::of(&stage.world, &stage.pds, SOME).await;
+    let id = daemon.ask_for_run().await;
+    fleet.called(fleet.len() / 8).await;
+    stage.world.redis.limit_memory(1).await;
+    // Jobs that are there end; new ones are not taken, and it is said why.
+    daemon
+        .log()
+        .wait(|line| {
+            line["level"] == "WARN"
+                && line["message"].as_str().is_some_and(|it| it.contains("is full"))
+        })
+        .await;
+    let calls = stage.pds.total_calls();
+    assert!(calls < fleet.len(), "{calls} of {} calls", fleet.len());
+    stage.world.redis.limit_memory(0).await;
+    let run = daemon.run(&id).await;
+    assert_whole(&stage, &fleet, &run).await;
+    assert_eq!(fleet.calls(), (1, 1));
+}
