@@ -7,6 +7,8 @@ mod budget;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod deploy;
 #[cfg(test)]
 mod documents;

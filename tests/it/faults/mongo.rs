@@ -135,10 +135,10 @@ async fn connections_that_close_without_an_answer() {
     let stage = Stage::set().await;
     let run = Run::under_way(&stage.world, &stage.pds, &[]).await;
     // More in a row than the driver itself repeats.
-    stage.world.mongo.fail(60, &["update", "find"], doc! { "closeConnection": true }).await;
+    stage.world.mongo.fail(30, &["update", "find"], doc! { "closeConnection": true }).await;
     run.held_up().await;
     run.ends(&stage.world).await;
-    assert_eq!(stage.world.mongo.failed().await, 60);
+    assert_eq!(stage.world.mongo.failed().await, 30);
 }
 
 /// The write is done, and its answer goes down with its connection.
