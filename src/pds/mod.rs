@@ -67,6 +67,9 @@ pub struct Reply {
     pub status: Option<u16>,
     /// The server's word on its rate limit.
     pub limits: Limits,
+    /// Whether a whole answer came from the server itself, which then is in trouble with this
+    /// account at the most: 502, 503 and 504 are what stands before a dead one.
+    pub alive: bool,
 }
 
 /// Calls servers. Cheap to clone; clones share their connections.
@@ -104,19 +107,23 @@ impl Client {
     /// A reply with [`Answer::Unreachable`] says whether the server may have seen the request.
     pub async fn refresh_session(&self, service: &ServiceUrl, token: &RefreshJwt) -> Reply {
         let mut limits = Limits::default();
+        let mut alive = false;
         let (status, answer) = match self.ask(service, token).await {
             Ok(response) => {
                 limits = Limits::read(response.headers());
                 let status = response.status().as_u16();
                 let answer = match read(response).await {
-                    Ok(body) => answer::meaning(service, status, &limits, &body),
+                    Ok(body) => {
+                        alive = !(502..=504).contains(&status);
+                        answer::meaning(service, status, &limits, &body)
+                    }
                     Err(lost) => lost.answer(service),
                 };
                 (Some(status), answer)
             }
             Err(lost) => (None, lost.answer(service)),
         };
-        Reply { answer, status, limits }
+        Reply { answer, status, limits, alive }
     }
 
     /// Whether an AT Protocol server answers at `service`.

@@ -206,7 +206,7 @@ impl Refresher {
         match &reply.answer {
             // Neither a sign of life nor of trouble.
             Answer::RateLimited(_) => {}
-            answer => budget.heard(service, !matches!(answer, Answer::Unreachable { .. })),
+            _ => budget.heard(service, reply.alive),
         }
         if let Some(wait) = closure(&reply) {
             budget.close(service, wait).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mongodb::bson::{DateTime, doc};
 use serde_json::json;
 
-use super::{SLOTS, Stage};
+use super::{SLOTS, Stage, assert_struck};
 use crate::harness::daemon::Daemon;
 use crate::harness::faketime::WallClock;
 use crate::harness::fleet::Fleet;
@@ -51,18 +51,22 @@ async fn an_hour_forward_and_back_in_the_middle_of_a_run() {
     assert_eq!(fleet.calls(), (1, 1));
 }
 
+/// Accounts whose replies are lost.
+const STRUCK: usize = 4;
+
 /// Replies are lost, and the clock jumps before they are asked for again.
 async fn jumps_while_retries_wait(jump: impl Fn(&WallClock)) {
     let stage = Stage::set().await;
     let clock = WallClock::right();
     let daemon = daemon(&stage, &clock).await;
     let fleet = Fleet::of(&stage.world, &stage.pds, MANY / 2).await;
-    // Waits of up to 4 s: some are still to come when the clock jumps.
-    for did in fleet.dids().iter().take(MANY / 4) {
+    // Waits of up to 4 s: some are still to come when the clock jumps. Few, among many that are
+    // well: their server's breaker is another test's.
+    for did in fleet.dids().iter().step_by(MANY / 2 / STRUCK) {
         stage.pds.fail_next_of(did, 3, &Fault::DropAfter);
     }
     let run = daemon.refresh_all().await;
-    assert_eq!(run["outcomes"]["unreachable"], MANY / 4, "{run}");
+    assert_struck(&run, MANY / 2, STRUCK);
     let waits = doc! { "tokenRefresh.outcome": "unreachable" };
     let waiting = stage.world.accounts().count_documents(waits).await.expect("a count");
     assert!(waiting > 0, "retries wait");
@@ -99,8 +103,7 @@ async fn a_clock_that_is_a_year_ahead_marks_nobody_and_what_it_put_off_is_due_on
         stage.pds.fail_next_of(did, 1, &Fault::DropAfter);
     }
     let run = daemon.refresh_all().await;
-    let all = json!({"refreshed": MANY - FAILING, "unreachable": FAILING});
-    assert_eq!(run["outcomes"], all, "{run}");
+    assert_struck(&run, MANY, FAILING);
     assert!(noted_after(&stage, YEAR / 2).await > 0, "its clock is ahead");
     let marked = doc! { "status": { "$ne": "active" } };
     assert_eq!(stage.world.accounts().find_one(marked).await.expect("a read"), None);

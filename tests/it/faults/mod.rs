@@ -10,6 +10,8 @@ mod verdicts;
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::harness::daemon::Daemon;
 use crate::harness::mongo::Topology;
 use crate::harness::scripted_pds::{Options, ScriptedPds};
@@ -48,4 +50,16 @@ impl Stage {
         settings.extend(more);
         self.world.daemon(&self.pds.url().to_string(), &settings).await
     }
+}
+
+/// The run ended for all accounts, in vain for those that were struck at the least: their server's
+/// breaker turns away some more.
+#[track_caller]
+#[expect(clippy::as_conversions, reason = "small counts of a test")]
+fn assert_struck(run: &Value, accounts: usize, struck: usize) {
+    let count = |outcome: &str| run["outcomes"][outcome].as_u64().unwrap_or_default();
+    let (struck, accounts) = (struck as u64, accounts as u64);
+    let (good, bad) = (count("refreshed"), count("unreachable"));
+    assert_eq!(good + bad, accounts, "{}", run["outcomes"]);
+    assert!(bad >= struck, "at least {struck}: {}", run["outcomes"]);
 }
