@@ -60,7 +60,7 @@ async fn whatever_it_does_to_them_the_accounts_heal_by_themselves() {
 
     fleet.heals(&stage.world).await;
     fleet.assert_current(&stage.world).await;
-    assert_eq!(fleet.calls(), (1, 3), "two in vain, and one more");
+    assert_eq!(fleet.calls(), (1, 2), "one in vain, and one more");
 }
 
 /// A server that says 429 to many at once is asked again when it wants to be.

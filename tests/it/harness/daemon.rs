@@ -179,6 +179,11 @@ impl Daemon {
 
     /// Kills it without warning.
     pub(crate) async fn kill(mut self) {
+        self.kill_now().await;
+    }
+
+    /// The same, when something is yet to be asked of what it leaves behind.
+    pub(crate) async fn kill_now(&mut self) {
         self.child.kill().await.expect("it is killed");
     }
 }
