@@ -9,6 +9,8 @@ mod cli;
 #[cfg(test)]
 mod deploy;
 #[cfg(test)]
+mod direct;
+#[cfg(test)]
 mod documents;
 #[cfg(test)]
 mod harness;
