@@ -105,6 +105,27 @@ pub fn server_absolved(service: &ServiceUrl) {
     );
 }
 
+/// Redis is away, and what is due is refreshed without it.
+pub fn direct_begun() {
+    tracing::warn!(
+        event = "direct",
+        state = "begun",
+        "Redis is away: what is due is refreshed straight from MongoDB, at the reduced rate, until it is back"
+    );
+}
+
+/// Redis is back, or the daemon stops.
+pub fn direct_ended(refreshed: u64, failed: u64, took: Duration) {
+    tracing::info!(
+        event = "direct",
+        state = "ended",
+        refreshed,
+        failed,
+        lasted_s = took.as_secs(),
+        "no longer refreshing straight from MongoDB: {refreshed} accounts were refreshed so, {failed} failed"
+    );
+}
+
 /// The journal holds what a former life left behind.
 pub fn journal_found(answers: usize, intents: usize) {
     tracing::info!(

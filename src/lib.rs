@@ -3,13 +3,15 @@
 //! The walk: [`scheduler`] and [`planner`] turn what is due into jobs of the [`queue`]; a
 //! [`worker`] hands each to [`refresh`], which performs what [`domain::attempt`] says with the
 //! [`journal`], the server ([`pds`]), its [`budget`] and the [`store`]; [`events`] tells how it
-//! ended. What a crash or a lost reply leaves in the journal is taken up by [`repair`].
+//! ended. What a crash or a lost reply leaves in the journal is taken up by [`repair`]; while
+//! Redis is away, [`direct`] can do without the queue.
 
 pub mod budget;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod direct;
 pub mod domain;
 pub mod events;
 pub mod http;

@@ -26,6 +26,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("scheduler", &["domain", "clock", "config", "pds", "queue", "budget", "store", "events"]),
     ("worker", &["domain", "clock", "config", "queue", "refresh", "events", "store"]),
     ("repair", &["domain", "queue", "refresh", "worker", "events"]),
+    ("direct", &["domain", "budget", "link", "planner", "refresh", "store", "worker", "events"]),
     // The link's health is part of the answer to `/readyz`.
     ("http", &["domain", "clock", "config", "link", "store", "queue", "events"]),
     // The composition.

@@ -31,7 +31,7 @@ const BURST: Duration = Duration::from_millis(250);
 const APART: u32 = 2;
 
 /// Redis is not asked, and so not waited for, once it has been away for this long.
-const AWAY: Duration = Duration::from_secs(3);
+pub const AWAY: Duration = Duration::from_secs(3);
 
 /// The answer to a request for one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +120,7 @@ impl Budget {
     fn is_alone(&self) -> bool {
         match &*self.link.health().borrow() {
             Health::Up => false,
-            Health::Down { since, .. } => since.elapsed() > AWAY,
+            Health::Down { since, .. } => since.elapsed() >= AWAY,
         }
     }
 
@@ -144,6 +144,9 @@ impl Budget {
         if !self.close_here(service, Instant::now() + wait) {
             return;
         }
+        if self.is_alone() {
+            return;
+        }
         let mut call = self.close.key(self.closed_key(service));
         call.arg(wait.as_millis().max(1).to_string());
         if let Err(error) = self.link.invoke::<u8>(&call).await {
@@ -162,6 +165,18 @@ impl Budget {
         (!left.is_zero()).then_some(left)
     }
 
+    /// The same, as far as this instance knows: Redis is not asked.
+    pub fn closed_here(&self, service: &ServiceUrl) -> Option<Duration> {
+        let until = *self.closures().get(service)?;
+        until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+
+    /// How far apart this instance's calls to one server are while Redis is away; `None`: the rate
+    /// is off.
+    pub fn apart(&self) -> Option<Duration> {
+        self.interval.map(|interval| interval * APART)
+    }
+
     /// Whether that told this instance anything new.
     fn close_here(&self, service: &ServiceUrl, until: Instant) -> bool {
         let mut closed = self.closures();
@@ -170,11 +185,6 @@ impl Budget {
         let news = *entry < until;
         *entry = until.max(*entry);
         news
-    }
-
-    fn closed_here(&self, service: &ServiceUrl) -> Option<Duration> {
-        let until = *self.closures().get(service)?;
-        until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
     }
 
     fn closures(&self) -> MutexGuard<'_, BTreeMap<ServiceUrl, Instant>> {

@@ -231,7 +231,8 @@ settings! {
             "How long the start waits for Redis and MongoDB before it exits with status 69.";
         REDIS_DOWN_EXIT_AFTER = Kind::SpanOrOff(seconds(1), DAY), Some("60s"),
             "How long Redis may be lost before the daemon exits with status 75, so that its \
-            supervisor restarts it; off: it stays up and waits for Redis.";
+            supervisor restarts it; off: it stays up, and while Redis is away it refreshes what is \
+            due straight from MongoDB, each instance at half of PDS_RATE_LIMIT.";
         SHUTDOWN_TIMEOUT = Kind::Span(seconds(0), HOUR), Some("30s"),
             "How long SIGTERM waits for calls in flight. The supervisor must wait longer.";
     }

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::direct::Direct;
 use crate::domain::decide::Policy;
 use crate::http;
 use crate::journal::Journal;
@@ -132,6 +133,11 @@ async fn work(
     plan(config, &services, (&budget, &clock), life);
     let repairer = Repairer::new(Arc::clone(&refresher), services.queue.clone());
     life.tasks.spawn(repairer.run(life.stop.clone()));
+    if config.life.redis_down_exit_after.is_none() {
+        let health = services.link.health();
+        let direct = Direct::new(Arc::clone(&refresher), health, config.workers);
+        life.tasks.spawn(direct.run(life.stop.clone()));
+    }
     let handler = move |job| worker::work(Arc::clone(&refresher), job);
     let queue = services.queue.clone();
     let (drain, grace) = (life.stop.child_token(), config.life.shutdown);

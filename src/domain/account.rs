@@ -166,3 +166,13 @@ pub enum StoredToken {
     /// A refresh token.
     Token(RefreshJwt),
 }
+
+impl StoredToken {
+    /// The token's name, by which it is told apart from those before and after it.
+    pub fn jti(&self) -> Option<&str> {
+        match self {
+            Self::Token(token) => Some(token.jti()),
+            Self::Null | Self::Unreadable => None,
+        }
+    }
+}

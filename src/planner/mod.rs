@@ -5,6 +5,7 @@
 //! back over accounts that are then found to be done.
 
 mod choice;
+pub mod looks;
 mod retry;
 mod room;
 mod walk;

@@ -1,81 +1,41 @@
 //! Accounts whose last attempt failed, when their time has come.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::choice::job;
+use super::looks::{self, AT_THE_EARLIEST, Looks};
 use super::room::Room;
-use super::{MOST_SERVERS, Next, Parts, PlanError};
-use crate::domain::account::Unusable;
+use super::{Next, Parts, PlanError};
 use crate::domain::identity::ServiceUrl;
 use crate::domain::outcome::Trigger;
 use crate::queue::Lane;
-
-/// A server's accounts are looked at this often at the latest, so a retry that another instance
-/// wrote starts this much late at most.
-const AT_THE_LATEST: Duration = Duration::from_secs(10);
-
-/// And not more often than this: a job that was just made is still due until it has run.
-const AT_THE_EARLIEST: Duration = Duration::from_secs(1);
-
-/// Retries read at once for one server.
-const PAGE: u32 = 500;
-
-/// A `nextAttemptAt` further away than any rule could have put it was written under a clock that
-/// was wrong, and is due now (contract.md). An hour more than that: clocks differ.
-const ASTRAY: Duration = Duration::from_hours(25);
 
 /// The planner's part for retries.
 #[derive(Debug)]
 pub(super) struct Retry {
     parts: Parts,
-    servers: BTreeMap<ServiceUrl, Instant>,
-    listed: Option<Instant>,
+    looks: Looks,
 }
 
 impl Retry {
     pub(super) fn new(parts: Parts) -> Self {
-        Self { parts, servers: BTreeMap::new(), listed: None }
+        Self { parts, looks: Looks::default() }
     }
 
     pub(super) async fn step(&mut self, room: &mut Room) -> Result<Next, PlanError> {
-        self.list().await?;
-        let due: Vec<_> = self
-            .servers
-            .iter()
-            .filter(|(_, at)| **at <= Instant::now())
-            .map(|(it, _)| it.clone())
-            .collect();
-        for service in due {
-            let wait = self.look(&service, room).await?;
-            self.servers
-                .insert(service, Instant::now() + wait.clamp(AT_THE_EARLIEST, AT_THE_LATEST));
+        if self.looks.is_stale() {
+            self.looks.list(looks::servers(&self.parts.store).await?);
         }
-        let soonest = self.servers.values().min().copied();
-        let wait = soonest.map_or(AT_THE_LATEST, |at| at.saturating_duration_since(Instant::now()));
-        Ok(Next::After(wait))
+        for service in self.looks.ready() {
+            let wait = self.look(&service, room).await?;
+            self.looks.again(&service, wait);
+        }
+        Ok(Next::After(self.looks.wait()))
     }
 
     /// A run has just found all servers, new ones among them.
     pub(super) fn list_again(&mut self) {
-        self.listed = None;
-    }
-
-    /// Servers come and go slowly: their list is read again every so often.
-    async fn list(&mut self) -> Result<(), PlanError> {
-        if self.listed.is_some_and(|at| at.elapsed() < AT_THE_LATEST * 3) {
-            return Ok(());
-        }
-        let known = std::mem::take(&mut self.servers);
-        for service in self.parts.store.services(None, MOST_SERVERS).await? {
-            let Ok(service) = service.parse::<ServiceUrl>() else { continue };
-            let at = known.get(&service).copied().unwrap_or_else(Instant::now);
-            self.servers.insert(service, at);
-        }
-        self.listed = Some(Instant::now());
-        Ok(())
+        self.looks.list_again();
     }
 
     /// Makes jobs for the retries of one server; answers when to look again.
@@ -91,13 +51,9 @@ impl Retry {
             return Ok(AT_THE_EARLIEST);
         }
         let now = self.parts.clock.now();
-        let store = &self.parts.store;
-        let mut due = store.due(service.as_str(), now, PAGE).await?;
-        due.extend(store.astray(service.as_str(), now + ASTRAY, PAGE).await?);
-        // A document that cannot be attempted would stay due for ever.
+        let due = looks::due(&self.parts.store, service, now).await?;
         let jobs: Vec<_> = due
             .iter()
-            .filter(|document| !matches!(document.account, Err(Unusable::Malformed { .. })))
             .take(left)
             .map(|document| job(document, Trigger::Recovery, Lane::Due, &self.parts.routing))
             .collect();
@@ -106,7 +62,6 @@ impl Retry {
         if jobs.len() == left {
             return Ok(AT_THE_EARLIEST);
         }
-        let next = self.parts.store.next_due(service.as_str()).await?;
-        Ok(next.and_then(|at| (at - now).to_std().ok()).unwrap_or(AT_THE_LATEST))
+        Ok(looks::next(&self.parts.store, service, now).await?)
     }
 }

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::lane::Lane;
-use crate::domain::account::{Document, StoredToken};
+use crate::domain::account::Document;
 use crate::domain::identity::{AccountId, ServiceUrl};
 use crate::domain::outcome::{Outcome, Trigger};
 use crate::domain::run::RunId;
@@ -74,10 +74,7 @@ impl NewJob {
     /// A job for the account of a document, about the token that it holds. Whoever asks by name
     /// (the manual lane) will ask how it ended, too.
     pub fn of(document: &Document, trigger: Trigger, lane: Lane) -> Self {
-        let generation = match &document.token {
-            StoredToken::Token(token) => Some(token.jti().to_owned()),
-            StoredToken::Null | StoredToken::Unreadable => None,
-        };
+        let generation = document.token.jti().map(str::to_owned);
         Self {
             account: document.id,
             lane,

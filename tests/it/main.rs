@@ -11,6 +11,8 @@ mod crash;
 #[cfg(test)]
 mod deploy;
 #[cfg(test)]
+mod direct;
+#[cfg(test)]
 mod documents;
 #[cfg(test)]
 mod faults;

@@ -129,3 +129,31 @@ async fn a_server_that_is_gone_fails_its_own_accounts_only() {
     fleet.assert_current(&world).await;
     assert_nobody_is_blamed(&world).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_server_with_many_accounts_is_hardly_called_and_heals_by_itself() {
+    let (world, dead, good, daemon) = stage(&[]).await;
+    let lost = Fleet::of(&world, &dead, 500).await;
+    let fleet = Fleet::of(&world, &good, 50).await;
+    dead.fail_next(100_000, &Fault::html(500));
+
+    let begun = Instant::now();
+    let run = daemon.refresh_all().await;
+    let took = begun.elapsed();
+    let asked = dead.total_calls();
+    assert_eq!(run["outcomes"], json!({"refreshed": 50, "unreachable": 500}), "{run}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    // What was under way before it was known, then probes at 0.5, 1, 2, 4 … s at the earliest.
+    assert!(asked <= SLOTS + 8, "{asked} calls came to the dead server");
+    fleet.assert_current(&world).await;
+    assert_nobody_is_blamed(&world).await;
+
+    dead.recover();
+    refreshed(&lost, &world).await;
+    lost.assert_current(&world).await;
+    assert_nobody_is_blamed(&world).await;
+    let breakers = daemon.log().matching(|line| line["event"] == "breaker");
+    let levels: Vec<_> = breakers.iter().map(|line| line["level"].as_str()).collect();
+    assert_eq!(levels, [Some("WARN"), Some("INFO")], "{breakers:?}");
+    assert!(breakers.iter().all(|line| line["service"] == dead.url().as_str()), "{breakers:?}");
+}

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{DateTime, Document, doc};
 use tokio::time::{Instant, sleep};
 
 use super::PATIENCE;
@@ -46,6 +46,31 @@ impl<'a> Fleet<'a> {
         while self.pds.total_calls() < times {
             sleep(Duration::from_millis(2)).await;
         }
+    }
+
+    /// Waits until some account of these has been asked for.
+    pub(crate) async fn asked_once(&self) {
+        while self.calls().1 == 0 {
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// The filter for these accounts.
+    pub(crate) fn filter(&self) -> Document {
+        doc! { "platformAccountId": { "$in": &self.dids } }
+    }
+
+    /// Has all of them due so many milliseconds from now, as the daemon writes it, with no
+    /// outcome yet.
+    pub(crate) async fn set_due(&self, world: &World, millis: i64) {
+        let now = DateTime::now().timestamp_millis();
+        let set = doc! {
+            "tokenRefresh.service": self.pds.url().as_str(),
+            "tokenRefresh.nextAttemptAt": DateTime::from_millis(now + millis),
+        };
+        let update = doc! { "$set": set, "$unset": { "tokenRefresh.outcome": 1 } };
+        let updated = world.accounts().update_many(self.filter(), update).await.expect("an update");
+        assert_eq!(updated.matched_count, self.len());
     }
 
     /// The most and the fewest calls that any account had.

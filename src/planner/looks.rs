@@ -1,0 +1,109 @@
+//! Which server's accounts are looked at when, and what is found: shared by whoever serves due
+//! times.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+
+use super::MOST_SERVERS;
+use crate::domain::account::{Document, Unusable};
+use crate::domain::identity::ServiceUrl;
+use crate::store::{Store, StoreError};
+
+/// A server's accounts are looked at this often at the latest, so a retry that another instance
+/// wrote starts this much late at most.
+const AT_THE_LATEST: Duration = Duration::from_secs(10);
+
+/// And not more often than this: what was just begun is still due until it has ended.
+pub const AT_THE_EARLIEST: Duration = Duration::from_secs(1);
+
+/// Accounts read at once for one server.
+const PAGE: u32 = 500;
+
+/// A `nextAttemptAt` further away than any rule could have put it was written under a clock that
+/// was wrong, and is due now (contract.md). An hour more than that: clocks differ.
+const ASTRAY: Duration = Duration::from_hours(25);
+
+/// The servers, and when each is looked at next.
+#[derive(Debug, Default)]
+pub struct Looks {
+    servers: BTreeMap<ServiceUrl, Instant>,
+    listed: Option<Instant>,
+}
+
+impl Looks {
+    /// Servers come and go slowly: their list is read again every so often.
+    pub fn is_stale(&self) -> bool {
+        self.listed.is_none_or(|at| at.elapsed() >= AT_THE_LATEST * 3)
+    }
+
+    /// Has the list read again at the next opportunity.
+    pub fn list_again(&mut self) {
+        self.listed = None;
+    }
+
+    /// Takes over a list as [`servers`] reads it; new ones are looked at at once.
+    pub fn list(&mut self, servers: Vec<ServiceUrl>) {
+        let known = std::mem::take(&mut self.servers);
+        for service in servers {
+            let at = known.get(&service).copied().unwrap_or_else(Instant::now);
+            self.servers.insert(service, at);
+        }
+        self.listed = Some(Instant::now());
+    }
+
+    /// Whether there is more than one server.
+    pub fn are_many(&self) -> bool {
+        self.servers.len() > 1
+    }
+
+    /// The servers whose time has come.
+    pub fn ready(&self) -> Vec<ServiceUrl> {
+        let now = Instant::now();
+        self.servers.iter().filter(|(_, at)| **at <= now).map(|(it, _)| it.clone()).collect()
+    }
+
+    /// Says when `service` is looked at again, as far as that is neither too soon nor too late.
+    pub fn again(&mut self, service: &ServiceUrl, wait: Duration) {
+        if let Some(at) = self.servers.get_mut(service) {
+            *at = Instant::now() + wait.clamp(AT_THE_EARLIEST, AT_THE_LATEST);
+        }
+    }
+
+    /// How long until a server's time comes.
+    pub fn wait(&self) -> Duration {
+        let soonest = self.servers.values().min().copied();
+        soonest.map_or(AT_THE_LATEST, |at| at.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// The servers of all accounts.
+pub async fn servers(store: &Store) -> Result<Vec<ServiceUrl>, StoreError> {
+    let services = store.services(None, MOST_SERVERS).await?;
+    Ok(services.iter().filter_map(|service| service.parse().ok()).collect())
+}
+
+/// The next accounts of a server that are due, and can be attempted: a document that cannot would
+/// stay due for ever.
+pub async fn due(
+    store: &Store,
+    service: &ServiceUrl,
+    now: DateTime<Utc>,
+) -> Result<Vec<Document>, StoreError> {
+    let mut due = store.due(service.as_str(), now, PAGE).await?;
+    due.extend(store.astray(service.as_str(), now + ASTRAY, PAGE).await?);
+    due.retain(|document| !matches!(document.account, Err(Unusable::Malformed { .. })));
+    Ok(due)
+}
+
+/// How long until the next account of a server is due, if that is known.
+pub async fn next(
+    store: &Store,
+    service: &ServiceUrl,
+    now: DateTime<Utc>,
+) -> Result<Duration, StoreError> {
+    let next = store.next_due(service.as_str()).await?;
+    Ok(next.and_then(|at| (at - now).to_std().ok()).unwrap_or(AT_THE_LATEST))
+}
