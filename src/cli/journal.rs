@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon;
 use crate::domain::attempt::Report;
+use crate::domain::outcome::Outcome;
 use crate::domain::pending::Pending;
 use crate::events::rfc3339;
 use crate::journal::Journal;
@@ -90,12 +91,18 @@ async fn adopt(config: &Config, dir: &Path) -> anyhow::Result<Exit> {
     let budget = daemon::budget(config, &services);
     let refresher = daemon::refresher(config, &services, &journal, (&budget, &Clock::system()))?;
     let found = journal.len();
-    let (answers, calls): (Vec<_>, Vec<_>) =
-        journal.all().into_iter().partition(|pending| pending.answer.is_some());
-    for entries in [answers, calls] {
-        settle(&refresher, entries).await?;
+    let mut left = found;
+    // Their servers' budgets let some through at a time.
+    while left > 0 {
+        let (answers, calls): (Vec<_>, Vec<_>) =
+            journal.all().into_iter().partition(|pending| pending.answer.is_some());
+        for entries in [answers, calls] {
+            settle(&refresher, entries).await?;
+        }
+        if std::mem::replace(&mut left, journal.len()) == left {
+            break;
+        }
     }
-    let left = journal.len();
     journal.close().await;
     let [settled, left] = [found - left, left].map(|n| u64::try_from(n).unwrap_or(u64::MAX));
     note(format_args!("{} settled", counted(settled, "account")));
@@ -117,6 +124,10 @@ async fn settle(refresher: &Refresher, entries: Vec<Pending>) -> anyhow::Result<
         })
         .buffer_unordered(AT_ONCE);
     while let Some(Report { account, handle, outcome, error, .. }) = reports.next().await {
+        // Its turn comes.
+        if outcome == Outcome::RateLimited {
+            continue;
+        }
         let handle = handle.unwrap_or_default();
         let why = error.map(|error| format!(": {error}")).unwrap_or_default();
         line(format_args!("{account}  {handle}  {outcome}{why}"))?;

@@ -23,6 +23,8 @@ mod http;
 #[cfg(test)]
 mod instances;
 #[cfg(test)]
+mod journal;
+#[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
 mod link;

@@ -74,6 +74,13 @@ impl Instance {
         }));
     }
 
+    /// Lets all that was asked for end, the repairs too, and stops it.
+    async fn end(self, world: &World) {
+        quiet(world, &self.daemon).await;
+        eventually("the journal is empty", QUIET, async || self.pending().is_empty()).await;
+        assert!(self.daemon.stop().await.success());
+    }
+
     async fn kill_for_good(mut self, settings: &[(String, String)], kept: &mut Vec<Kept>) {
         self.daemon.kill_now().await;
         self.note(kept);
@@ -126,9 +133,7 @@ impl End {
         }
         let calls = pds.total_calls();
         for instance in instances {
-            quiet(&world, &instance.daemon).await;
-            eventually("the journal is empty", QUIET, async || instance.pending().is_empty()).await;
-            assert!(instance.daemon.stop().await.success());
+            instance.end(&world).await;
         }
         println!(
             "{} kills, {calls} calls under load, {} answers in journals after a kill, {:?} in all",

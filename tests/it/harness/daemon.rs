@@ -44,7 +44,8 @@ impl Daemon {
         Self::spawn_program(part("REFRESHD_RELEASE_BIN"), settings).until_ready().await
     }
 
-    async fn until_ready(mut self) -> Self {
+    /// Waits until it is ready.
+    pub(crate) async fn until_ready(mut self) -> Self {
         let daemon = &mut self;
         let ready =
             daemon.log.wait(|line| line["event"] == "ready" || line["event"] == "log_ended").await;
@@ -63,7 +64,8 @@ impl Daemon {
         Self::spawn_program(crate::binary(), settings)
     }
 
-    fn spawn_program(program: impl AsRef<OsStr>, settings: &[(String, String)]) -> Self {
+    /// The same, of a program that becomes the daemon.
+    pub(crate) fn spawn_program(program: impl AsRef<OsStr>, settings: &[(String, String)]) -> Self {
         let cwd = TempDir::new().expect("a temporary folder");
         let mut child = Command::new(program)
             .arg("run")
