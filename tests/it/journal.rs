@@ -95,8 +95,12 @@ fn open(dir: &Path) -> Journal {
 }
 
 async fn list(stage: &Stage, words: &[&str]) -> (bool, String, String) {
+    run(stage, &[&["journal"], words].concat()).await
+}
+
+/// Runs a command; answers whether it was content, and what it said where.
+async fn run(stage: &Stage, words: &[&str]) -> (bool, String, String) {
     let output = tokio::process::Command::new(crate::binary())
-        .arg("journal")
         .args(words)
         .env_clear()
         .envs(stage.settings(&[]))
@@ -228,8 +232,10 @@ async fn a_journal_that_is_not_understood_is_left_as_it_is() {
         assert_eq!(daemon.ended().await.code(), Some(78), "{}", daemon.log().text());
         assert!(daemon.log().text().contains(word), "{}", daemon.log().text());
         assert_eq!(std::fs::read_to_string(&log).expect("the file"), content);
-        let (good, _, said) = list(&stage, &[]).await;
-        assert!(!good && said.contains(word), "{said}");
+        for command in ["journal", "check"] {
+            let (good, listed, said) = run(&stage, &[command]).await;
+            assert!(!good && (listed + &said).contains(word), "{command}: {said}");
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::daemon::Services;
 use crate::domain::account::Status;
 use crate::domain::attempt::Expected;
 use crate::domain::identity::AccountId;
+use crate::journal::{Journal, JournalError, Opened};
 use crate::lifecycle::Exit;
 use crate::store::StoreError;
 use findings::{Findings, good};
@@ -50,6 +51,7 @@ async fn inspect(config: &Config, found: &mut Findings) -> io::Result<()> {
     }
     admin(config, found)?;
     schedule(config, found)?;
+    journal(config, found)?;
     let services = match connect::services(config).await {
         Ok(services) => services,
         Err(error) => {
@@ -85,6 +87,28 @@ fn schedule(config: &Config, found: &mut Findings) -> io::Result<()> {
         ticks.map(|tick| tick.with_timezone(&zone).format("%a %F %T").to_string()).collect();
     let pattern = schedule.pattern();
     good("schedule", format_args!("{pattern} ({zone}): next {}", ticks.join(", ")))
+}
+
+/// The journal as it stands; a folder that is not there yet is made at the start.
+fn journal(config: &Config, found: &mut Findings) -> io::Result<()> {
+    let place = config.state_dir.display();
+    match Journal::read(&config.state_dir) {
+        Ok(Opened { pending, damage }) if damage.is_empty() => {
+            let pending = counted(u64::try_from(pending.len()).unwrap_or(u64::MAX), "account");
+            good("journal", format_args!("{place}: {pending} pending"))
+        }
+        Ok(_damaged) => found.odd(
+            "journal",
+            format_args!("{place} is damaged (`refreshd journal` says where); the rest is settled at the start"),
+        ),
+        Err(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            good("journal", format_args!("{place} (made at the first start)"))
+        }
+        Err(error) => {
+            let error = anyhow::Error::new(error);
+            found.bad(connect::exit_of(&error), "journal", format_args!("{error:#}"))
+        }
+    }
 }
 
 async fn redis(services: &Services, found: &mut Findings) -> io::Result<()> {
