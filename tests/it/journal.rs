@@ -299,7 +299,6 @@ async fn on_a_full_disk_no_refresh_is_sent_until_there_is_room() {
     fill_journal(&stage, &daemon).await;
     let unready = eventually_unready(&daemon).await;
     assert!(unready.contains("STATE_DIR"), "{unready}");
-    let calls = stage.pds.total_calls();
     let (id, session) = stage.log_in().await;
     let (_, answer) =
         daemon.post("/api/admin/refresh-tokens", &format!(r#"{{"accountId":"{id}"}}"#)).await;
