@@ -3,7 +3,7 @@
 //!
 //! A folder with two files. `lock` is held by the one process that writes. `log` is appended to
 //! by one [thread](writer), one fsync for all that wait, and replaced by a [new one](rewrite) that
-//! holds what is pending only. What is pending is in [memory](live), too. [`format`] is what the
+//! holds what is pending only. What is pending is in [memory](live), too. [`mod@format`] is what the
 //! log looks like; a reader takes no lock.
 //!
 //! After a failed write or fsync nobody knows what the file holds, so it is given up and memory

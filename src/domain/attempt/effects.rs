@@ -72,7 +72,7 @@ pub struct Expected {
     pub id: AccountId,
     /// The `refreshToken` that was read; `None`: null or missing.
     pub token: Option<RefreshJwt>,
-    /// Whether the `status` that was read is one of [`Status::OURS`](super::account::Status).
+    /// Whether the `status` that was read is one of [`Status::OURS`](crate::domain::account::Status).
     pub ours: bool,
 }
 

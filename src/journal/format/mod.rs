@@ -3,7 +3,7 @@
 //! A later version adds its number to [`KNOWN`] and a reader to [`read`]; the readers of the older
 //! ones stay, and so does `testdata/` with a log of each.
 //!
-//! Version 1: `refreshd journal 1\n`, [frames](frame) with one [record](record) each, and at least
+//! Version 1: `refreshd journal 1\n`, [frames](frame) with one [record] each, and at least
 //! one zero byte. An account has one entry: the last record of it wins.
 
 mod frame;
