@@ -135,7 +135,8 @@ async fn a_dead_server_with_many_accounts_is_hardly_called_and_heals_by_itself()
     let (world, dead, good, daemon) = stage(&[]).await;
     let lost = Fleet::of(&world, &dead, 500).await;
     let fleet = Fleet::of(&world, &good, 50).await;
-    dead.fail_next(100_000, &Fault::html(500));
+    // What stands before a dead server says.
+    dead.fail_next(100_000, &Fault::html(502));
 
     let begun = Instant::now();
     let run = daemon.refresh_all().await;
