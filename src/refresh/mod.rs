@@ -187,7 +187,7 @@ impl Refresher {
         let mut unsaved = self.unsaved.subscribe();
         let mut health = self.parts.journal.health();
         loop {
-            // Both senders live as long as this shell: waiting cannot fail.
+            // Without a sender the journal is closed, and says so below.
             let _none = unsaved.wait_for(|unsaved| *unsaved == 0).await.map(drop);
             let _usable = health.wait_for(Result::is_ok).await.map(drop);
             match self.parts.journal.intend(intent).await {
