@@ -50,7 +50,9 @@ async fn one_request_refreshes_every_account_once() {
     fleet.assert_current(&world).await;
 
     assert_eq!(daemon.end_of_run(&run).await["succeeded"], MANY);
-    let lines = daemon.log().matching(|line| line["event"] == "refresh");
+    // A machine so busy that the daemon's heart misses a beat has jobs recovered that ran after all.
+    let is_its_own = |line: &Value| line["event"] == "refresh" && line["trigger"] != "recovery";
+    let lines = daemon.log().matching(is_its_own);
     assert_eq!(lines.len(), MANY, "one line an account");
 
     // Everything was refreshed a moment ago; the next request is a new one all the same.
