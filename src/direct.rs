@@ -311,11 +311,12 @@ async fn look_at(
     service: &ServiceUrl,
 ) -> Result<(Vec<Due>, Duration), StoreError> {
     let (store, now) = (&refresher.parts().store, refresher.parts().clock.now());
-    let due = looks::due(store, service, now).await?;
+    let failed = refresher.parts().policy.lead.is_none();
+    let due = looks::due(store, service, failed, now).await?;
     if !due.is_empty() {
         return Ok((due.iter().map(Due::of).collect(), AT_THE_EARLIEST));
     }
-    Ok((Vec::new(), looks::next(store, service, now).await?))
+    Ok((Vec::new(), looks::next(store, service, failed, now).await?))
 }
 
 impl Due {

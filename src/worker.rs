@@ -1,7 +1,5 @@
 //! The job handler: refresh the account, tell everyone, hand the outcome back to the queue.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
 use crate::domain::attempt::Report;
@@ -12,12 +10,8 @@ use crate::queue::{Finished, Job};
 use crate::refresh::Refresher;
 use crate::store::Failure;
 
-/// Works one job to its end. Dropping it abandons the job, which is then delivered again.
-pub async fn work(refresher: Arc<Refresher>, job: Job) -> Finished {
-    carry_out(&refresher, &job).await.1
-}
-
-/// The same, and what it came to.
+/// Works one job to its end, and says what it came to. Dropping it abandons the job, which is then
+/// delivered again.
 pub async fn carry_out(refresher: &Refresher, job: &Job) -> (Report, Finished) {
     let by = (job.trigger, job.id.to_string());
     let report = attend(refresher, job.account, job.generation.as_deref(), by).await;

@@ -5,7 +5,9 @@
 //! instance's own.
 
 mod breakers;
+mod latencies;
 mod pace;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,7 +20,9 @@ use crate::domain::backoff::LONGEST_RETRY_AFTER;
 use crate::domain::identity::ServiceUrl;
 use crate::link::{Health, Link};
 use breakers::Breakers;
+use latencies::Latencies;
 use pace::Pace;
+use told::Told;
 
 /// The longest that a worker waits for its turn (queue.md, "metered at the source"), unless turns
 /// are further apart than that.
@@ -56,6 +60,8 @@ pub struct Budget {
     closed: Mutex<BTreeMap<ServiceUrl, Instant>>,
     breakers: Breakers,
     pace: Pace,
+    told: Told,
+    latencies: Latencies,
 }
 
 impl Budget {
@@ -71,6 +77,8 @@ impl Budget {
             closed: Mutex::default(),
             breakers: Breakers::new(),
             pace: Pace::default(),
+            told: Told::default(),
+            latencies: Latencies::default(),
         }
     }
 
@@ -107,7 +115,9 @@ impl Budget {
         if let Some(wait) = self.closed_here(service) {
             return Grant::Denied(wait);
         }
-        let Some(interval) = self.interval else { return Grant::After(Duration::ZERO) };
+        let Some(interval) = self.interval_of(service) else {
+            return Grant::After(Duration::ZERO);
+        };
         let shared =
             if self.is_alone() { None } else { self.take_shared(service, interval).await.ok() };
         let (granted, wait) = shared.unwrap_or_else(|| {
@@ -169,6 +179,38 @@ impl Budget {
     pub fn closed_here(&self, service: &ServiceUrl) -> Option<Duration> {
         let until = *self.closures().get(service)?;
         until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+
+    /// Learns what a server says of its limit: so many requests are left for so long. Where that is
+    /// less than our own budget, as when another program shares our address, it is spread evenly.
+    pub fn told(&self, service: &ServiceUrl, remaining: u64, until_reset: Duration) {
+        self.told.hear(service, remaining, until_reset);
+    }
+
+    /// Learns how long a call took.
+    pub fn took(&self, service: &ServiceUrl, duration: Duration) {
+        self.latencies.hear(service, duration);
+    }
+
+    /// How long this instance's calls to a server lately took, on average.
+    pub fn latency(&self, service: &ServiceUrl) -> Duration {
+        self.latencies.of(service)
+    }
+
+    /// `PDS_RATE_LIMIT` in calls per second; `None`: it is off.
+    pub fn limit(&self) -> Option<f64> {
+        Some(1.0 / self.interval?.as_secs_f64())
+    }
+
+    /// Calls per second that a server's budget allows, as far as this instance knows; `None`: it
+    /// is off.
+    pub fn rate(&self, service: &ServiceUrl) -> Option<f64> {
+        Some(1.0 / self.interval_of(service)?.as_secs_f64())
+    }
+
+    fn interval_of(&self, service: &ServiceUrl) -> Option<Duration> {
+        let told = self.told.interval(service).unwrap_or_default();
+        Some(self.interval?.max(told))
     }
 
     /// How far apart this instance's calls to one server are while Redis is away; `None`: the rate

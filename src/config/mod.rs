@@ -23,6 +23,7 @@ use secrecy::SecretString;
 
 use self::reader::Reader;
 use crate::domain::identity::ServiceUrl;
+use crate::domain::renewal::Lead;
 use crate::domain::routing::Routing;
 use crate::domain::schedule::Schedule as Pattern;
 
@@ -94,13 +95,15 @@ impl Pds {
     }
 }
 
-/// When all accounts are refreshed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// When accounts are refreshed.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
-    /// `None` when it is off.
+    /// All of them; `None` when it is off.
     pub cron: Option<Pattern>,
     /// Stop after this many scheduled runs; `None` for never.
     pub limit: Option<u64>,
+    /// Each before its access token expires; `None` with `KEEP_FRESH=false`.
+    pub lead: Option<Lead>,
 }
 
 /// The admin API.

@@ -7,6 +7,8 @@ use secrecy::SecretString;
 use super::problem::Problem;
 use super::settings::{Kind, Setting};
 use super::sources::Sources;
+use crate::domain::renewal::Lead;
+use crate::domain::session::USUAL_LIFE;
 
 /// Reads settings; what does not fit goes to `problems`, and the reader answers `None`.
 #[derive(Debug)]
@@ -166,6 +168,18 @@ pub(super) fn rate(text: &str) -> Option<f64> {
     Some(f64::from(calls) / per.as_secs_f64()).filter(|rate| *rate >= 0.1)
 }
 
+/// A lead: a share such as `25%`, or a span. It leaves what the application itself asks for, 10
+/// minutes, or a twentieth of a token's life (bluesky.md: two hours), whichever is less.
+pub(super) fn lead(text: &str) -> Option<Lead> {
+    if let Some(share) = text.strip_suffix('%') {
+        let share: f64 = share.trim().parse().ok()?;
+        return (5.0..=75.0).contains(&share).then_some(Lead::Share(share / 100.0));
+    }
+    let least = USUAL_LIFE.mul_f64(0.05).min(Duration::from_mins(10));
+    let span = span(text).filter(|span| (least..=Duration::from_hours(24)).contains(span))?;
+    Some(Lead::Span(span))
+}
+
 /// A name that can stand in a Redis key: letters, digits and `. _ - :`, at most `longest` bytes.
 pub(super) fn key_part(text: &str, longest: usize) -> Option<String> {
     let good = |b: u8| b.is_ascii_alphanumeric() || b"._-:".contains(&b);
@@ -175,6 +189,18 @@ pub(super) fn key_part(text: &str, longest: usize) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn leads() {
+        let minutes = |minutes| Some(Lead::Span(Duration::from_mins(minutes)));
+        assert_eq!(lead("25%"), Some(Lead::Share(0.25)));
+        assert_eq!([lead("5 %"), lead("75%")], [Some(Lead::Share(0.05)), Some(Lead::Share(0.75))]);
+        assert_eq!([lead("6m"), lead("1h 30m"), lead("24h")], [6, 90, 1_440].map(minutes));
+        for bad in ["", "%", "4.9%", "76%", "NaN%", "inf%", "-25%", "25", "0.25", "5m", "25h", "0s"]
+        {
+            assert_eq!(lead(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn rates() {

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret as _;
 use tracing_subscriber::EnvFilter;
 use url::Host;
 
-use super::reader::{Reader, is_off, key_part, rate, span_of};
+use super::reader::{Reader, is_off, key_part, lead, rate, span_of};
 use super::{Admin, Life, Log, LogFormat, Mongo, Pattern, Pds, Schedule, settings};
 use crate::domain::identity::ServiceUrl;
 
@@ -117,9 +117,15 @@ pub(super) fn schedule(reader: &mut Reader<'_>) -> Option<Schedule> {
     // With a zone that is none, the pattern is still checked.
     let cron = reader.parsed(&settings::REFRESH_CRON, |text| cron(text, zone.unwrap_or(Tz::UTC)));
     let limit = reader.number::<u64>(&settings::REFRESH_LIMIT);
+    let keep_fresh = reader.flag(&settings::KEEP_FRESH);
+    let lead = reader.fitting(&settings::REFRESH_LEAD, lead);
+    if keep_fresh == Some(false) && reader.is_given(&settings::REFRESH_LEAD) {
+        reader.note("REFRESH_LEAD has no effect: KEEP_FRESH is false".to_owned());
+    }
     Some(Schedule {
         cron: zone.and(cron)?,
         limit: limit.map(|limit| (limit > 0).then_some(limit))?,
+        lead: keep_fresh?.then_some(lead?),
     })
 }
 

@@ -208,6 +208,13 @@ settings! {
             "The zone of that pattern.";
         REFRESH_LIMIT = Kind::Number(0, u64::MAX), Some("0"),
             "Stop after this many scheduled runs; 0 for never.";
+        KEEP_FRESH = Kind::Flag, Some("true"),
+            "Whether every account is refreshed before its access token expires. Without it \
+            accounts are refreshed by the pattern above and on request only.";
+        REFRESH_LEAD = Kind::Text("a share of an access token's life from 5% to 75%, or a time span with a unit \
+            from 6m to 24h"), Some("25%"),
+            "How long before its access token expires an account is refreshed. The application \
+            takes a token with less than 10 minutes left for expired.";
         WORKER_CONCURRENCY = Kind::Number(1, 4_096), Some("64"),
             "Calls in flight in this instance.";
     }

@@ -63,7 +63,8 @@ fn the_defaults_of_the_calls_and_the_life_cycle() {
     assert_eq!(config.pds.timeout, Duration::from_secs(15));
     assert_eq!(config.pds.confirm_after, Duration::from_mins(10));
     let cron = Pattern::parse("0 0 * * 0", Tz::UTC).unwrap();
-    assert_eq!(config.schedule, Schedule { cron: Some(cron), limit: None });
+    let lead = Some(Lead::Share(0.25));
+    assert_eq!(config.schedule, Schedule { cron: Some(cron), limit: None, lead });
     assert_eq!(config.workers, 64);
     assert_eq!(config.admin.listen, Some("127.0.0.1:4040".parse().unwrap()));
     assert!(config.admin.token.is_none());
@@ -118,6 +119,9 @@ fn every_bad_value_names_the_key_the_value_what_is_allowed_and_its_origin() {
         ("BLUESKY_SERVICE_URL", "bsky.social", "https://host"),
         ("PDS_ROUTING", "aud", "audience or fixed"),
         ("PDS_ALLOW_PRIVATE", "maybe", "true or false"),
+        ("KEEP_FRESH", "always", "true or false"),
+        ("REFRESH_LEAD", "5m", "from 5% to 75%"),
+        ("REFRESH_LEAD", "80%", "6m to 24h"),
         ("PDS_RATE_LIMIT", "8", "8/s"),
         ("EGRESS_ID", "a b", "128 letters"),
         ("PDS_TIMEOUT", "15", "15s"),
@@ -180,7 +184,10 @@ fn values_with_a_meaning_of_their_own() {
     .unwrap();
     assert!(!config.pds.by_audience);
     assert_eq!(config.pds.per_second, None);
-    assert_eq!(config.schedule, Schedule { cron: None, limit: Some(52) });
+    assert_eq!(
+        config.schedule,
+        Schedule { cron: None, limit: Some(52), lead: Some(Lead::Share(0.25)) }
+    );
     assert_eq!(config.admin.listen, None);
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.life.shutdown, Duration::from_secs(90));

@@ -22,8 +22,8 @@ use crate::journal::Journal;
 use crate::lifecycle::{self, Exit, Signals};
 use crate::link::{Health, Link};
 use crate::pds;
-use crate::planner::{self, Planner};
-use crate::queue::{Drained, Keys, Queue};
+use crate::planner::{self, Planner, Wakes};
+use crate::queue::{Drained, Finished, Job, Keys, Queue};
 use crate::refresh::{self, Refresher};
 use crate::repair::{self, Repairer};
 use crate::scheduler::Scheduler;
@@ -130,7 +130,8 @@ async fn work(
     if !settled(&refresher, signals).await {
         return Ok(Exit::Fine);
     }
-    plan(config, &services, (&budget, &clock), life);
+    let wakes = Wakes::default();
+    plan(config, &services, (&budget, &clock), wakes.clone(), life);
     let repairer = Repairer::new(Arc::clone(&refresher), services.queue.clone());
     life.tasks.spawn(repairer.run(life.stop.clone()));
     if config.life.redis_down_exit_after.is_none() {
@@ -138,7 +139,7 @@ async fn work(
         let direct = Direct::new(Arc::clone(&refresher), health, config.workers);
         life.tasks.spawn(direct.run(life.stop.clone()));
     }
-    let handler = move |job| worker::work(Arc::clone(&refresher), job);
+    let handler = move |job| work_on(Arc::clone(&refresher), wakes.clone(), job);
     let queue = services.queue.clone();
     let (drain, grace) = (life.stop.child_token(), config.life.shutdown);
     let mut workers = std::pin::pin!(queue.run(handler, &life.tasks, drain, grace));
@@ -175,6 +176,18 @@ async fn work(
     }
 }
 
+/// Works one job to its end. One that is to be tried again soon wakes the planner, should that be
+/// this instance's.
+async fn work_on(refresher: Arc<Refresher>, wakes: Wakes, job: Job) -> Finished {
+    let (report, finished) = worker::carry_out(&refresher, &job).await;
+    if let (false, Some(service), Some(at)) =
+        (report.outcome.is_success(), &report.service, report.next_attempt_at)
+    {
+        wakes.wake(service, at);
+    }
+    finished
+}
+
 /// Settles the journal's answers; false: a signal came first.
 async fn settled(refresher: &Refresher, signals: &mut Signals) -> bool {
     tokio::select! {
@@ -206,7 +219,11 @@ pub(crate) fn refresher(
         pds,
         budget: Arc::clone(budget),
         routing: config.pds.routing(),
-        policy: Policy { confirm_after: config.pds.confirm_after, suspect: false },
+        policy: Policy {
+            confirm_after: config.pds.confirm_after,
+            suspect: false,
+            lead: config.schedule.lead,
+        },
     }))
 }
 
@@ -270,6 +287,7 @@ fn plan(
     config: &Config,
     services: &Services,
     (budget, clock): (&Arc<Budget>, &Clock),
+    wakes: Wakes,
     life: &Life,
 ) {
     let parts = planner::Parts {
@@ -277,9 +295,11 @@ fn plan(
         queue: services.queue.clone(),
         budget: Arc::clone(budget),
         routing: config.pds.routing(),
+        lead: config.schedule.lead,
+        wakes,
         clock: clock.clone(),
     };
-    life.tasks.spawn(Planner::new(parts, config.pds.per_second).run(life.stop.clone()));
+    life.tasks.spawn(Planner::new(parts).run(life.stop.clone()));
     if let Some(cron) = &config.schedule.cron {
         let scheduler = Scheduler {
             store: services.store.clone(),

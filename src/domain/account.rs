@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::identity::{AccountId, Did, ServiceUrl};
 use super::moment::Moment;
 use super::outcome::Outcome;
-use super::session::{RefreshJwt, TokenError};
+use super::session::{Life, RefreshJwt, TokenError};
 
 /// The value of `status`. The application has others of its own, which are never overruled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,7 +40,7 @@ impl Status {
     }
 
     /// The name that is written. A foreign status is never written.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
             Self::Error => "error",
@@ -97,6 +97,8 @@ pub struct Account {
     pub refresh: RefreshJwt,
     /// `status`.
     pub status: Status,
+    /// `tokenExpiry`, as it stands.
+    pub token_expiry: Option<DateTime<Utc>>,
     /// `tokenRefresh`.
     pub kept: Bookkeeping,
 }
@@ -148,6 +150,10 @@ pub struct Document {
     pub handle: Option<String>,
     /// `status`.
     pub status: Status,
+    /// `tokenExpiry`, as it stands: null right after a login.
+    pub token_expiry: Option<DateTime<Utc>>,
+    /// What `accessToken` says of its life; `None` where it cannot be read, or was not.
+    pub access: Option<Life>,
     /// `tokenRefresh`.
     pub kept: Bookkeeping,
     /// What `refreshToken` holds.

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod answer;
+pub mod appraisal;
 pub mod attempt;
 pub mod backoff;
 pub mod brake;
@@ -11,6 +12,7 @@ pub mod identity;
 pub mod moment;
 pub mod outcome;
 pub mod pending;
+pub mod renewal;
 pub mod routing;
 pub mod run;
 pub mod schedule;

@@ -96,8 +96,12 @@ names! {
         Manual = "manual",
         /// `refreshd refresh`.
         Cli = "cli",
+        /// Its access token ends soon.
+        KeepFresh = "keep_fresh",
         /// A retry of an earlier failure.
         Recovery = "recovery",
+        /// Somebody else stored a token, or changed the status.
+        External = "external",
     }
 }
 

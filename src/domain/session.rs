@@ -4,10 +4,11 @@
 //! to. `exp`, `iat`, `sub`, `aud` and `jti` are read for scheduling and comparing alone.
 
 use std::fmt;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,6 +17,9 @@ use thiserror::Error;
 
 /// The longest token that is read, in bytes. Real ones have a few hundred.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1_024;
+
+/// An access token's life at Bluesky, for one that does not tell its own (bluesky.md).
+pub const USUAL_LIFE: Duration = Duration::from_hours(2);
 
 /// Why a text is not a token. Never says what the text was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -84,14 +88,24 @@ fn to_whole(seconds: f64) -> Option<i64> {
 #[derive(Clone)]
 pub struct AccessJwt {
     token: SecretString,
+    issued_at: Option<DateTime<Utc>>,
     expires_at: DateTime<Utc>,
 }
 
 impl AccessJwt {
-    /// Reads a token's own expiry.
+    /// Reads a token's own expiry, and when it was issued, should it say so.
     pub fn parse(token: &str) -> Result<Self, TokenError> {
-        let expires_at = instant(raw_claims(token)?.exp.as_ref())?;
-        Ok(Self { token: token.into(), expires_at })
+        let claims = raw_claims(token)?;
+        let expires_at = instant(claims.exp.as_ref())?;
+        let issued_at = instant(claims.iat.as_ref()).ok();
+        Ok(Self { token: token.into(), issued_at, expires_at })
+    }
+
+    /// From its issue to its end; a token that does not tell is taken for one of the usual life.
+    pub fn life(&self) -> Life {
+        let expires_at = self.expires_at;
+        let issued_at = self.issued_at.filter(|at| *at < expires_at);
+        Life { issued_at: issued_at.unwrap_or_else(|| before(expires_at)), expires_at }
     }
 
     /// The claim `exp`.
@@ -108,6 +122,22 @@ impl AccessJwt {
 impl fmt::Debug for AccessJwt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "AccessJwt(exp {})", self.expires_at)
+    }
+}
+
+/// An access token's life, by its server's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// When it was issued.
+    pub issued_at: DateTime<Utc>,
+    /// When it ends.
+    pub expires_at: DateTime<Utc>,
+}
+
+impl Life {
+    /// How long it is.
+    pub fn length(self) -> Duration {
+        (self.expires_at - self.issued_at).to_std().unwrap_or_default()
     }
 }
 
@@ -167,6 +197,14 @@ impl RefreshJwt {
         self.token.expose_secret()
     }
 
+    /// The life of the access token that came with it and ends at `expires_at`, or after the usual
+    /// time where that is unknown or of another pair.
+    pub fn access_life(&self, expires_at: Option<DateTime<Utc>>) -> Life {
+        let issued_at = self.issued_at;
+        let expires_at = expires_at.filter(|at| *at > issued_at);
+        Life { issued_at, expires_at: expires_at.unwrap_or_else(|| after(issued_at)) }
+    }
+
     /// Whether the two are the same token, not merely the same link.
     pub fn is(&self, other: &Self) -> bool {
         self.expose() == other.expose()
@@ -177,6 +215,17 @@ impl fmt::Debug for RefreshJwt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RefreshJwt(iat {}, exp {})", self.issued_at, self.expires_at)
     }
+}
+
+fn before(end: DateTime<Utc>) -> DateTime<Utc> {
+    TimeDelta::from_std(USUAL_LIFE).ok().and_then(|it| end.checked_sub_signed(it)).unwrap_or(end)
+}
+
+fn after(begin: DateTime<Utc>) -> DateTime<Utc> {
+    TimeDelta::from_std(USUAL_LIFE)
+        .ok()
+        .and_then(|it| begin.checked_add_signed(it))
+        .unwrap_or(begin)
 }
 
 fn fingerprint(token: &str) -> String {

@@ -34,6 +34,11 @@ impl Limits {
         self.retry_after.or_else(|| Some(until(self.reset_at?, self.sent_at?)))
     }
 
+    /// How many requests are left for how long, in this window.
+    pub fn left(&self) -> Option<(u64, Duration)> {
+        Some((self.remaining?, until(self.reset_at?, self.sent_at?)))
+    }
+
     pub(super) fn read(headers: &HeaderMap) -> Self {
         let number = |name: &'static str| {
             text(headers, &HeaderName::from_static(name))?.trim().parse::<u64>().ok()

@@ -10,21 +10,17 @@ use tokio::time::Instant;
 use super::MOST_SERVERS;
 use crate::domain::account::{Document, Unusable};
 use crate::domain::identity::ServiceUrl;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Whose};
 
 /// A server's accounts are looked at this often at the latest, so a retry that another instance
 /// wrote starts this much late at most.
-const AT_THE_LATEST: Duration = Duration::from_secs(10);
+pub const AT_THE_LATEST: Duration = Duration::from_secs(10);
 
 /// And not more often than this: what was just begun is still due until it has ended.
 pub const AT_THE_EARLIEST: Duration = Duration::from_secs(1);
 
 /// Accounts read at once for one server.
-const PAGE: u32 = 500;
-
-/// A `nextAttemptAt` further away than any rule could have put it was written under a clock that
-/// was wrong, and is due now (contract.md). An hour more than that: clocks differ.
-const ASTRAY: Duration = Duration::from_hours(25);
+pub const PAGE: u32 = 500;
 
 /// The servers, and when each is looked at next.
 #[derive(Debug, Default)]
@@ -72,6 +68,13 @@ impl Looks {
         }
     }
 
+    /// Has `service`, which may be new, looked at within `wait`.
+    pub fn within(&mut self, service: ServiceUrl, wait: Duration) {
+        let soon = Instant::now() + wait.min(AT_THE_LATEST);
+        let at = self.servers.entry(service).or_insert(soon);
+        *at = soon.min(*at);
+    }
+
     /// How long until a server's time comes.
     pub fn wait(&self) -> Duration {
         let soonest = self.servers.values().min().copied();
@@ -85,25 +88,35 @@ pub async fn servers(store: &Store) -> Result<Vec<ServiceUrl>, StoreError> {
     Ok(services.iter().filter_map(|service| service.parse().ok()).collect())
 }
 
-/// The next accounts of a server that are due, and can be attempted: a document that cannot would
-/// stay due for ever.
+/// The next accounts of a server that are due, active ones first,.
+/// A document that cannot be attempted is left out: it would stay due for ever.
 pub async fn due(
     store: &Store,
     service: &ServiceUrl,
+    failed: bool,
     now: DateTime<Utc>,
 ) -> Result<Vec<Document>, StoreError> {
-    let mut due = store.due(service.as_str(), now, PAGE).await?;
-    due.extend(store.astray(service.as_str(), now + ASTRAY, PAGE).await?);
-    due.retain(|document| !matches!(document.account, Err(Unusable::Malformed { .. })));
+    let times = (DateTime::UNIX_EPOCH, now);
+    let active = Whose { active: Some(true), failed };
+    let mut due = store.due(service.as_str(), active, times, PAGE).await?;
+    let troubled = Whose { active: Some(false), failed };
+    due.extend(store.due(service.as_str(), troubled, times, PAGE).await?);
+    due.retain(can_be_attempted);
     Ok(due)
+}
+
+/// Whether there is anything to attempt about a document.
+pub fn can_be_attempted(document: &Document) -> bool {
+    !matches!(document.account, Err(Unusable::Malformed { .. }))
 }
 
 /// How long until the next account of a server is due, if that is known.
 pub async fn next(
     store: &Store,
     service: &ServiceUrl,
+    failed: bool,
     now: DateTime<Utc>,
 ) -> Result<Duration, StoreError> {
-    let next = store.next_due(service.as_str()).await?;
-    Ok(next.and_then(|at| (at - now).to_std().ok()).unwrap_or(AT_THE_LATEST))
+    let next = store.next_due(service.as_str(), Whose { active: None, failed }).await?;
+    Ok(next.map_or(AT_THE_LATEST, |at| (at - now).to_std().unwrap_or_default()))
 }

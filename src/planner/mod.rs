@@ -4,27 +4,35 @@
 //! in MongoDB, so another goes on where it stopped, and a wiped Redis costs nothing but the way
 //! back over accounts that are then found to be done.
 
+mod appraiser;
 mod choice;
+mod due;
+mod follow;
 pub mod looks;
-mod retry;
 mod room;
+mod sweep;
+mod wakes;
 mod walk;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
 use crate::clock::Clock;
+use crate::domain::renewal::Lead;
 use crate::domain::routing::Routing;
 use crate::events::Trouble;
-use crate::queue::{Queue, QueueError};
+use crate::queue::{Leadership, Queue, QueueError};
 use crate::store::{Store, StoreError};
 
-use retry::Retry;
-use room::Room;
+use due::Due;
+use follow::Follower;
+use room::{Allowed, Room};
+pub use wakes::Wakes;
 use walk::Walk;
 
 /// While jobs wait for room, the meter is read this often at the latest.
@@ -78,6 +86,10 @@ pub struct Parts {
     pub budget: Arc<Budget>,
     /// Which server an account belongs to.
     pub routing: Routing,
+    /// `REFRESH_LEAD`; `None` with `KEEP_FRESH=false`.
+    pub lead: Option<Lead>,
+    /// Word of what is due soon.
+    pub wakes: Wakes,
     /// The time.
     pub clock: Clock,
 }
@@ -88,18 +100,18 @@ pub struct Planner {
     parts: Parts,
     room: Room,
     walk: Walk,
-    retry: Retry,
+    due: Due,
     measured: Instant,
     held_up: Trouble,
 }
 
 impl Planner {
-    /// A planner with `PDS_RATE_LIMIT` as `per_second` (`None`: off).
-    pub fn new(parts: Parts, per_second: Option<f64>) -> Self {
+    /// A planner over the given parts.
+    pub fn new(parts: Parts) -> Self {
         Self {
-            room: Room::new(per_second),
+            room: Room::new(parts.budget.limit()),
             walk: Walk::new(parts.clone()),
-            retry: Retry::new(parts.clone()),
+            due: Due::new(parts.clone()),
             parts,
             measured: Instant::now(),
             held_up: Trouble::new("planner", "planning is held up", "planning goes on"),
@@ -113,8 +125,11 @@ impl Planner {
             stop.cancelled().await;
             tokio::time::sleep(LAST_PASS).await;
         };
+        let follower = Follower::new(self.parts.clone());
+        let leadership = self.parts.queue.leadership();
         tokio::select! {
             () = self.plan(&stop) => {}
+            () = follow(&follower, leadership, &stop) => {}
             () = late => {}
         }
     }
@@ -125,6 +140,7 @@ impl Planner {
             if !leadership.borrow_and_update().leader {
                 // Whoever leads meanwhile goes on; what we remember is history by then.
                 self.walk.forget();
+                self.due.forget();
             }
             let leads = leadership.wait_for(|leadership| leadership.leader);
             let Some(Ok(slots)) =
@@ -154,18 +170,30 @@ impl Planner {
         let since = self.measured.elapsed();
         self.measured = Instant::now();
         self.room.measure(held, slots, since);
+        for service in self.room.known() {
+            let allowed = self.allowed(&service);
+            self.room.allow(service, allowed);
+        }
         self.room.trip(self.parts.budget.open());
         let knew_servers = self.walk.knows_servers();
         let walk = self.walk.step(&mut self.room).await?;
         if !knew_servers && self.walk.knows_servers() {
-            self.retry.list_again();
+            self.due.list_again();
         }
-        let retry = self.retry.step(&mut self.room).await?;
-        Ok(walk.min(retry))
+        let due = self.due.step(&mut self.room).await?;
+        Ok(walk.min(due))
+    }
+
+    fn allowed(&self, service: &str) -> Allowed {
+        let budget = &self.parts.budget;
+        let Ok(service) = service.parse() else {
+            return Allowed { per_second: budget.limit(), latency: Duration::ZERO };
+        };
+        Allowed { per_second: budget.rate(&service), latency: budget.latency(&service) }
     }
 
     async fn rest(&self, next: Next) {
-        let queue = &self.parts.queue;
+        let Parts { queue, wakes, .. } = &self.parts;
         match next {
             Next::Now => {}
             Next::Room => {
@@ -180,8 +208,30 @@ impl Planner {
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = queue.nudged() => {}
+                    () = wakes.woken() => {}
                 }
             }
         }
     }
+}
+
+/// Follows what others do, whenever this instance leads, until `stop`.
+async fn follow(
+    follower: &Follower,
+    mut leadership: watch::Receiver<Leadership>,
+    stop: &CancellationToken,
+) {
+    loop {
+        let leads = leadership.wait_for(|it| it.leader);
+        let Some(Ok(_leads)) = stop.run_until_cancelled(leads).await.map(|it| it.map(drop)) else {
+            break;
+        };
+        tokio::select! {
+            () = follower.follow() => {}
+            _leads_no_more = leadership.wait_for(|it| !it.leader) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    // The planner's last pass is waited for, not this.
+    std::future::pending::<()>().await;
 }

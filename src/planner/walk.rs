@@ -7,8 +7,7 @@ use tokio::time::Instant;
 
 use super::choice::{Choice, choose};
 use super::room::Room;
-use super::{IDLE, MOST_SERVERS, Next, Parts, PlanError};
-use crate::domain::attempt::Expected;
+use super::{IDLE, MOST_SERVERS, Next, Parts, PlanError, appraiser};
 use crate::domain::identity::{AccountId, ServiceUrl};
 use crate::domain::outcome::Outcome;
 use crate::events;
@@ -136,17 +135,7 @@ impl Walk {
     async fn sweep(&self, current: &mut Current) -> Result<(), PlanError> {
         let store = &self.parts.store;
         let page = store.unstamped(current.swept, PAGE).await?;
-        let stamps: Vec<_> = page
-            .iter()
-            .filter_map(|document| {
-                let account = document.account.as_ref().ok()?;
-                Some((
-                    Expected::of(document)?,
-                    self.parts.routing.service(account.refresh.audience()),
-                ))
-            })
-            .collect();
-        store.stamp(&stamps).await?;
+        appraiser::appraise(&self.parts, &page).await?;
         if let Some(last) = page.last() {
             current.swept = Some(last.id);
         }
@@ -359,7 +348,7 @@ fn page_size(left: usize) -> u32 {
     u32::try_from(left).unwrap_or(PAGE).saturating_add(SPARE).min(PAGE)
 }
 
-fn is_last<T>(page: &[T], limit: u32) -> bool {
+pub(super) fn is_last<T>(page: &[T], limit: u32) -> bool {
     u32::try_from(page.len()).is_ok_and(|read| read < limit)
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::budget::{Budget, Grant};
 use crate::clock::Clock;
@@ -202,7 +203,12 @@ impl Refresher {
 
     async fn call(&self, service: &ServiceUrl, token: &RefreshJwt) -> Answer {
         let Parts { pds, budget, .. } = &self.parts;
+        let begun = Instant::now();
         let reply = pds.refresh_session(service, token).await;
+        budget.took(service, begun.elapsed());
+        if let Some((remaining, until_reset)) = reply.limits.left() {
+            budget.told(service, remaining, until_reset);
+        }
         match &reply.answer {
             // Neither a sign of life nor of trouble.
             Answer::RateLimited(_) => {}

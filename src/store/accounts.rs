@@ -1,7 +1,8 @@
 //! Reading accounts: one, a server's page by page, those due, those not yet told apart.
 
 use chrono::{DateTime, Utc};
-use mongodb::bson::{Document as Filter, Document as Fields, RawDocument, doc};
+use mongodb::Cursor;
+use mongodb::bson::{Document as Filter, Document as Fields, RawDocument, RawDocumentBuf, doc};
 use mongodb::options::Hint;
 
 use super::bound::{LONGEST_CALL, LONGEST_READ, bounded};
@@ -11,9 +12,11 @@ use super::indexes::{BY_SERVICE, DUE};
 use super::{PLATFORM, Store, StoreError, document, write};
 use crate::domain::account::{Document, Status};
 use crate::domain::identity::AccountId;
+use crate::domain::outcome::Outcome;
 
 const SERVICE: &str = "tokenRefresh.service";
 const NEXT: &str = "tokenRefresh.nextAttemptAt";
+const ACTIVE: &str = Status::Active.as_str();
 
 /// A question for documents, and the index that answers it. The index is named, because a plan
 /// that was cached when the collection was small, or all accounts were new, would stay.
@@ -89,8 +92,19 @@ impl Store {
         self.documents(Query::by_id(filter, limit)).await
     }
 
+    /// The same, with what their access tokens say.
+    pub async fn page_with_access(
+        &self,
+        service: &str,
+        after: Option<AccountId>,
+        limit: u32,
+    ) -> Result<Vec<Document>, StoreError> {
+        let filter = doc! { "platform": PLATFORM, SERVICE: service, "_id": beyond(after) };
+        self.ask(Query::by_id(filter, limit), document::with_access(), document::read).await
+    }
+
     /// The Bluesky accounts after `after`, by `_id`, of which no server is written down yet: a
-    /// missing one, null, or something that is no text.
+    /// missing one, null, or something that is no text. With what their access tokens say.
     pub async fn unstamped(
         &self,
         after: Option<AccountId>,
@@ -113,7 +127,7 @@ impl Store {
             if ordered {
                 query.sort = doc! { SERVICE: 1, "_id": 1 };
             }
-            found.extend(self.documents(query).await?);
+            found.extend(self.ask(query, document::with_access(), document::read).await?);
         }
         found.sort_by_key(|document| document.id);
         found.dedup_by_key(|document| document.id);
@@ -121,34 +135,44 @@ impl Store {
         Ok(found)
     }
 
-    /// The accounts of one server whose `nextAttemptAt` has come, the longest due first.
+    /// These accounts, with what their access tokens say.
+    pub async fn some(&self, ids: &[AccountId]) -> Result<Vec<Document>, StoreError> {
+        let ids: Vec<_> = ids.iter().copied().map(write::object_id).collect();
+        bounded(LONGEST_CALL, async {
+            let find = self
+                .accounts
+                .find(doc! { "_id": { "$in": ids }, "platform": PLATFORM })
+                .projection(document::with_access())
+                .max_time(LONGEST_READ);
+            collect(find.await?, document::read).await
+        })
+        .await
+    }
+
+    /// The accounts of one server whose `nextAttemptAt` lies between `from` and `now`, both
+    /// included, the longest due first.
     pub async fn due(
         &self,
         service: &str,
-        now: DateTime<Utc>,
+        whose: Whose,
+        (from, now): (DateTime<Utc>, DateTime<Utc>),
         limit: u32,
     ) -> Result<Vec<Document>, StoreError> {
-        let filter = scheduled(service, doc! { "$lte": date(now) });
-        self.documents(Query::by_next_attempt(filter, limit)).await
-    }
-
-    /// The accounts of one server whose `nextAttemptAt` lies beyond `horizon`, further away than
-    /// any rule could have put it: a clock was wrong, and they are due now.
-    pub async fn astray(
-        &self,
-        service: &str,
-        horizon: DateTime<Utc>,
-        limit: u32,
-    ) -> Result<Vec<Document>, StoreError> {
-        let filter = scheduled(service, doc! { "$gt": date(horizon) });
+        let filter = whose.scheduled(service, doc! { "$gte": date(from), "$lte": date(now) });
         self.documents(Query::by_next_attempt(filter, limit)).await
     }
 
     /// The soonest `nextAttemptAt` of one server's accounts, which may have passed.
-    pub async fn next_due(&self, service: &str) -> Result<Option<DateTime<Utc>>, StoreError> {
-        let filter = scheduled(service, doc! { "$gte": date(DateTime::UNIX_EPOCH) });
-        let found = self.documents(Query::by_next_attempt(filter, 1)).await?;
-        Ok(found.first().and_then(|document| document.kept.next_attempt_at))
+    pub async fn next_due(
+        &self,
+        service: &str,
+        whose: Whose,
+    ) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let filter = whose.scheduled(service, doc! { "$gte": date(DateTime::UNIX_EPOCH) });
+        let query = Query::by_next_attempt(filter, 1);
+        let read =
+            |raw: &RawDocument| field::time(field::document(raw, "tokenRefresh")?, "nextAttemptAt");
+        Ok(self.ask(query, doc! { NEXT: 1 }, read).await?.pop())
     }
 
     async fn documents(&self, query: Query) -> Result<Vec<Document>, StoreError> {
@@ -171,18 +195,51 @@ impl Store {
                     .projection(fields.clone())
                     .max_time(LONGEST_READ)
             };
-            let mut cursor = match find().hint(Hint::Name(query.index.to_owned())).await {
+            let cursor = match find().hint(Hint::Name(query.index.to_owned())).await {
                 // The user may not create indexes: slower, but the same answer.
                 Err(error) if is_bad_hint(&error) => find().await?,
                 answer => answer?,
             };
-            let mut found = Vec::new();
-            while cursor.advance().await? {
-                found.extend(read(cursor.current()));
-            }
-            Ok(found)
+            collect(cursor, read).await
         })
         .await
+    }
+}
+
+async fn collect<T>(
+    mut cursor: Cursor<RawDocumentBuf>,
+    read: impl Fn(&RawDocument) -> Option<T>,
+) -> Result<Vec<T>, StoreError> {
+    let mut found = Vec::new();
+    while cursor.advance().await? {
+        found.extend(read(cursor.current()));
+    }
+    Ok(found)
+}
+
+/// Which accounts are asked for when they are due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whose {
+    /// Those that are `active`, those in trouble, or (`None`) both.
+    pub active: Option<bool>,
+    /// Only those whose last attempt failed.
+    pub failed: bool,
+}
+
+impl Whose {
+    fn scheduled(self, service: &str, at: Filter) -> Filter {
+        let wanted = |name: &&str| self.active.is_none_or(|it| it == (*name == ACTIVE));
+        let status: Vec<_> = Status::OURS.into_iter().filter(wanted).collect();
+        let mut filter = doc! {
+            "platform": PLATFORM, SERVICE: service, "status": { "$in": status }, NEXT: at,
+        };
+        if self.failed {
+            // A time that a server asked for costs no attempt, and is to be kept all the same.
+            let failed = doc! { "tokenRefresh.failures": { "$gt": 0 } };
+            let put_off = doc! { "tokenRefresh.outcome": Outcome::RateLimited.as_str() };
+            filter.insert("$or", vec![failed, put_off]);
+        }
+        filter
     }
 }
 
@@ -193,13 +250,4 @@ pub(super) fn beyond(after: Option<AccountId>) -> Filter {
         || doc! { "$gte": write::object_id(first) },
         |id| doc! { "$gt": write::object_id(id) },
     )
-}
-
-fn scheduled(service: &str, at: Filter) -> Filter {
-    doc! {
-        "platform": PLATFORM,
-        SERVICE: service,
-        "status": { "$in": Status::OURS.to_vec() },
-        NEXT: at,
-    }
 }

@@ -8,17 +8,25 @@ use super::field::{self, Field};
 use crate::domain::account::{Account, Bookkeeping, Document, Status, StoredToken, Unusable};
 use crate::domain::identity::{AccountId, Did};
 use crate::domain::moment::Moment;
-use crate::domain::session::RefreshJwt;
+use crate::domain::session::{AccessJwt, RefreshJwt};
 
 /// The fields that [`read`] looks at; nothing else is fetched.
 pub(super) fn projection() -> Bson {
     doc! {
         "platformAccountId": 1, "platformUsername": 1, "refreshToken": 1, "status": 1,
+        "tokenExpiry": 1,
         "tokenRefresh.refreshedAt": 1, "tokenRefresh.attemptedAt": 1, "tokenRefresh.service": 1,
         "tokenRefresh.outcome": 1, "tokenRefresh.failures": 1, "tokenRefresh.nextAttemptAt": 1,
         "tokenRefresh.judgedJti": 1, "tokenRefresh.heardAt": 1,
         "tokenRefresh.heardAtServer": 1,
     }
+}
+
+/// The same, and the access token: for whoever appraises.
+pub(super) fn with_access() -> Bson {
+    let mut fields = projection();
+    fields.insert("accessToken", 1);
+    fields
 }
 
 /// Understands a document as far as it can be. `None`: its `_id` is no `ObjectId`, so that
@@ -28,13 +36,17 @@ pub(super) fn read(raw: &RawDocument) -> Option<Document> {
     let did = field::short_text(raw, "platformAccountId");
     let handle = field::short_text(raw, "platformUsername");
     let status = Status::read(field::text(raw, "status"));
+    let token_expiry = field::time(raw, "tokenExpiry");
     let kept = field::document(raw, "tokenRefresh").map(bookkeeping).unwrap_or_default();
     let (token, refresh) = token(field::get(raw, "refreshToken"));
     let account = refresh.and_then(|refresh| {
         let did = identity(field::get(raw, "platformAccountId"))?;
-        Ok(Account { id, did, handle: handle.clone(), refresh, status, kept: kept.clone() })
+        let (handle, kept) = (handle.clone(), kept.clone());
+        Ok(Account { id, did, handle, refresh, status, token_expiry, kept })
     });
-    Some(Document { id, did, handle, status, kept, token, account })
+    let access = field::text(raw, "accessToken").and_then(|text| AccessJwt::parse(text).ok());
+    let access = access.map(|token| token.life());
+    Some(Document { id, did, handle, status, token_expiry, access, kept, token, account })
 }
 
 fn token(field: Field<'_>) -> (StoredToken, Result<RefreshJwt, Unusable>) {

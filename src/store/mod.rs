@@ -4,7 +4,9 @@
 //! Every read goes to the primary with read concern `local`; every write asks for a majority.
 
 mod accounts;
+mod appraisals;
 mod bound;
+mod changes;
 mod connect;
 mod document;
 mod error;
@@ -17,7 +19,6 @@ mod run_rows;
 mod runs;
 mod schedule;
 mod servers;
-mod stamp;
 mod write;
 
 use std::fmt;
@@ -25,7 +26,10 @@ use std::fmt;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::{Client, Collection, Database};
 
+pub use accounts::Whose;
+pub use appraisals::Appraised;
 use bound::{LONGEST_CALL, bounded};
+pub use changes::{Changes, Heard};
 pub use connect::StoreConfig;
 pub use error::StoreError;
 pub use failures::Failure;
@@ -44,6 +48,7 @@ const ROWS: &str = "refresh_run_servers";
 const FAILURES: &str = "refresh_run_failures";
 const SCHEDULE: &str = "refresh_schedule";
 const SERVERS: &str = "refresh_servers";
+const CHANGES: &str = "refresh_changes";
 
 /// A connection pool to one database. Cheap to clone.
 #[derive(Clone)]

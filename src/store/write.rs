@@ -56,14 +56,12 @@ impl Store {
     async fn update(&self, save: &Save, session: &mut ClientSession) -> Result<bool, StoreError> {
         let mut set = fields(&save.change, save.expected.ours);
         let notes = bookkeeping(&save.change);
-        let mut dotted = set.clone();
-        dotted.extend(
-            notes.iter().map(|(key, value)| (format!("tokenRefresh.{key}"), value.clone())),
-        );
+        let mut inside = set.clone();
+        inside.extend(dotted(&notes));
         let filter = guard(&save.expected);
         let updated = self
             .accounts
-            .update_one(filter.clone(), doc! { "$set": dotted })
+            .update_one(filter.clone(), doc! { "$set": inside })
             .session(&mut *session)
             .await;
         match updated {
@@ -108,6 +106,11 @@ pub(super) fn without_bookkeeping(mut filter: BsonDocument) -> BsonDocument {
     let kind = doc! { "$type": "$tokenRefresh" };
     filter.insert("$expr", doc! { "$not": [{ "$in": [kind, ["object", "missing"]] }] });
     filter
+}
+
+/// Bookkeeping as fields of the document, each of which is set on its own.
+pub(super) fn dotted(bookkeeping: &BsonDocument) -> BsonDocument {
+    bookkeeping.iter().map(|(key, value)| (format!("tokenRefresh.{key}"), value.clone())).collect()
 }
 
 /// The application's own fields.

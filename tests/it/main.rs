@@ -17,6 +17,8 @@ mod documents;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod freshness;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod http;

@@ -16,11 +16,12 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::Services;
 use crate::domain::account::Status;
+use crate::domain::appraisal::Appraisal;
 use crate::domain::attempt::Expected;
 use crate::domain::identity::AccountId;
 use crate::journal::{Journal, JournalError, Opened};
 use crate::lifecycle::Exit;
-use crate::store::StoreError;
+use crate::store::{Appraised, StoreError};
 use findings::{Findings, good};
 
 /// An access token's life at Bluesky: so often each account needs a call to be always fresh.
@@ -184,7 +185,14 @@ fn alive(counts: &BTreeMap<String, u64>) -> u64 {
 /// Updates that match nothing: the server checks the right to make them all the same.
 async fn may_write(config: &Config, services: &Services) -> Result<(), StoreError> {
     let nobody = Expected { id: AccountId::from_bytes([0; 12]), token: None, ours: true };
-    services.store.stamp(&[(nobody, config.pds.home.clone())]).await?;
+    let appraisal = Appraisal {
+        service: config.pds.home.clone(),
+        next_attempt_at: None,
+        new_token: None,
+        token_expiry: None,
+    };
+    let nobodys = Appraised { expected: nobody, attempted_at: None, appraisal };
+    services.store.appraise(&[nobodys]).await?;
     if let Ok(no_run) = "check".parse() {
         services.store.start_run(&no_run, Clock::system().now()).await?;
     }

@@ -186,8 +186,9 @@ impl<'a> Attempt<'a> {
             || (None, Status::Foreign, Bookkeeping::default()),
             |document| (document.handle.clone(), document.status, document.kept.clone()),
         );
+        let token_expiry = document.as_ref().and_then(|document| document.token_expiry);
         let is_unmoved = holds(document.as_ref(), &refresh);
-        let account = Account { id, did, handle, refresh, status, kept };
+        let account = Account { id, did, handle, refresh, status, token_expiry, kept };
         let answer = Answer::Session(Box::new(session));
         let decision = decide::decide(self.policy, &account, &service, answer, at);
         let expected = document.as_ref().and_then(Expected::of).filter(|_| is_unmoved);
@@ -429,19 +430,21 @@ impl<'a> Attempt<'a> {
     /// Another writer's newer token stays; the bookkeeping starts over for it.
     fn note_superseded(&mut self, document: Option<&Document>, now: DateTime<Utc>) -> Action {
         self.reset("another writer stored a newer session");
-        let Some((expected, Some(token))) = document
+        let Some((document, StoredToken::Token(token))) = document
             .filter(|document| document.status.is_ours())
-            .and_then(Expected::of)
-            .map(|expected| (expected.clone(), expected.token))
+            .map(|document| (document, &document.token))
         else {
             return self.finish();
         };
+        let Some(expected) = Expected::of(document) else { return self.finish() };
+        let life = token.access_life(document.token_expiry);
+        let due = self.policy.lead.map(|lead| lead.due(life, now, false, 0.0));
         let note = decide::Note {
             at: now,
             service: Some(self.routing.service(token.audience())),
             outcome: Outcome::Superseded,
             failures: 0,
-            next_attempt_at: None,
+            next_attempt_at: due,
             judged_jti: Some(token.jti().to_owned()),
             heard: None,
             last_error: None,

@@ -6,7 +6,7 @@ mod tests;
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use super::account::{Account, Status, Unusable};
 use super::answer::{Answer, Session};
@@ -14,6 +14,7 @@ use super::backoff::{self, LONGEST_WAIT};
 use super::identity::{Handle, ServiceUrl};
 use super::moment::Moment;
 use super::outcome::Outcome;
+use super::renewal::{self, Lead};
 use super::session::Pair;
 
 /// What the policy depends on, beside the account and the answer.
@@ -24,6 +25,13 @@ pub struct Policy {
     pub confirm_after: Duration,
     /// Whether the server's brake is on: its permanent answers about such accounts wait.
     pub suspect: bool,
+    /// `REFRESH_LEAD`; `None` with `KEEP_FRESH=false`: what went well is not due again.
+    pub lead: Option<Lead>,
+}
+
+impl Policy {
+    /// The policy on what nobody has asked a server.
+    const UNASKED: Self = Self { confirm_after: Duration::ZERO, suspect: false, lead: None };
 }
 
 /// While a server is suspect, an account that it told off is tried again this often at the least:
@@ -157,7 +165,7 @@ pub fn out_of_reach(
     wait: Duration,
     (now, draw): (DateTime<Utc>, f64),
 ) -> Decision {
-    let policy = Policy { confirm_after: Duration::ZERO, suspect: false };
+    let policy = Policy::UNASKED;
     Case { policy, account, service, now, draw }.out_of_reach(wait)
 }
 
@@ -168,7 +176,7 @@ pub fn wrong_subject(
     now: DateTime<Utc>,
     draw: f64,
 ) -> Decision {
-    let policy = Policy { confirm_after: Duration::ZERO, suspect: false };
+    let policy = Policy::UNASKED;
     let why = "the stored refresh token belongs to another account".to_owned();
     Case { policy, account, service, now, draw }.trouble(Outcome::IdentityMismatch, why, None)
 }
@@ -247,9 +255,7 @@ impl Case<'_> {
     /// The moment `wait` from now, a day away at most, and to the millisecond: what MongoDB keeps,
     /// so that a note that is read back is known for ours.
     fn after(&self, wait: Duration) -> DateTime<Utc> {
-        let millis = wait.min(LONGEST_WAIT).as_millis();
-        let wait = i64::try_from(millis).ok().and_then(TimeDelta::try_milliseconds);
-        wait.and_then(|wait| self.now.checked_add_signed(wait)).unwrap_or(self.now)
+        renewal::later(self.now, wait.min(LONGEST_WAIT))
     }
 
     fn rotated(&self, session: Session) -> Decision {
@@ -259,7 +265,7 @@ impl Case<'_> {
             service: Some(self.service.clone()),
             outcome: Outcome::Refreshed,
             failures: 0,
-            next_attempt_at: None,
+            next_attempt_at: self.next(session.pair.access.life().length()),
             judged_jti: Some(refresh.jti().to_owned()),
             heard: None,
             last_error: None,
@@ -272,6 +278,19 @@ impl Case<'_> {
         let change = Change { rotation: Some(rotation), verdict: None, note };
         let absolves = is_kept_alive(self.account) && first_heard(self.account).is_some();
         Decision { change, held: false, absolves }
+    }
+
+    /// When an account is due whose new access token lives so long.
+    fn next(&self, life: Duration) -> Option<DateTime<Utc>> {
+        let lead = self.policy.lead?;
+        let is_first = self.account.kept.refreshed_at.is_none();
+        let is_late = self.account.token_expiry.is_none_or(|at| at <= self.now);
+        let wait = if is_first && is_late {
+            lead.spread(life, self.draw)
+        } else {
+            lead.wait(life, self.draw)
+        };
+        Some(self.after(wait))
     }
 
     fn permanent(&self, outcome: Outcome, now: Moment) -> Decision {

@@ -49,6 +49,7 @@ fn account(status: Status, kept: Bookkeeping) -> Account {
         handle: Some("alice.test".to_owned()),
         refresh: refresh_token("old", NOW + 1_000_000),
         status,
+        token_expiry: None,
         kept,
     }
 }
@@ -121,7 +122,11 @@ fn answers() -> Vec<(&'static str, Answer)> {
     ]
 }
 
-const POLICY: Policy = Policy { confirm_after: Duration::from_mins(10), suspect: false };
+const POLICY: Policy = Policy {
+    confirm_after: Duration::from_mins(10),
+    suspect: false,
+    lead: Some(Lead::Share(0.25)),
+};
 
 /// One cell: outcome, status written, failures, seconds to the next attempt and since the first
 /// hearing.
@@ -156,7 +161,7 @@ fn every_answer_to_every_history() {
 
 #[test]
 fn without_confirmation_the_first_hearing_is_believed() {
-    let policy = Policy { confirm_after: Duration::ZERO, suspect: false };
+    let policy = Policy { confirm_after: Duration::ZERO, ..POLICY };
     let (_, kept_alive) = histories().swap_remove(1);
     let answer = permanent(Outcome::Revoked);
     let decision = decide(policy, &kept_alive, &service(), answer, (at(NOW), 0.5));
@@ -317,7 +322,7 @@ proptest! {
         suspect: bool,
     ) {
         let now = at(NOW) + TimeDelta::milliseconds(millis);
-        let policy = Policy { confirm_after: confirm, suspect };
+        let policy = Policy { confirm_after: confirm, suspect, ..POLICY };
         let ours = matches!(&answer, Answer::Session(session) if session.did == DID);
         let Decision { change, held, .. } = decide(policy, &account, &service(), answer, (now, draw));
         let note = &change.note;

@@ -5,13 +5,16 @@ use std::collections::BTreeSet;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson as Value, Document as Bson, doc};
 use refreshd::domain::account::Document;
+use refreshd::domain::appraisal::{Appraisal, NewToken};
 use refreshd::domain::attempt::Expected;
 use refreshd::domain::identity::AccountId;
-use refreshd::store::AccountFilter;
+use refreshd::domain::outcome::Outcome;
+use refreshd::store::{AccountFilter, Appraised, Whose};
 
 use super::{Place, account, at, jwt};
 
 const HOME: &str = "https://bsky.social";
+const ALL: Whose = Whose { active: None, failed: false };
 
 fn millis(seconds: i64) -> mongodb::bson::DateTime {
     mongodb::bson::DateTime::from_millis(at(seconds).timestamp_millis())
@@ -78,9 +81,12 @@ async fn reads_go_through_the_indexes() {
     let first = store.page(HOME, None, 50).await.unwrap();
     let second = store.page(HOME, ids(&first).pop(), 50).await.unwrap();
     assert_eq!(store.unstamped(None, 50).await.unwrap().len(), 50);
-    let due = store.due(HOME, at(100), 50).await.unwrap();
-    store.astray(HOME, at(2_950), 50).await.unwrap();
-    store.next_due(HOME).await.unwrap();
+    let due = store.due(HOME, ALL, (at(-9), at(100)), 50).await.unwrap();
+    store
+        .due(HOME, Whose { active: Some(true), failed: false }, (at(10), at(999)), 50)
+        .await
+        .unwrap();
+    store.next_due(HOME, ALL).await.unwrap();
     store.load(ids(&due)[0]).await.unwrap();
     set_profiler(&place, 0).await;
 
@@ -156,10 +162,24 @@ async fn walk(place: &Place) -> Vec<AccountId> {
     met
 }
 
+/// That the account belongs to `HOME`, by a document as it is read now.
+pub(super) async fn appraised(place: &Place, id: AccountId) -> Appraised {
+    let document = place.load(id).await;
+    Appraised {
+        expected: Expected::of(&document).unwrap(),
+        attempted_at: document.kept.attempted_at,
+        appraisal: Appraisal {
+            service: HOME.parse().unwrap(),
+            next_attempt_at: Some(at(7)),
+            new_token: None,
+            token_expiry: None,
+        },
+    }
+}
+
 #[tokio::test]
-async fn stamps_are_guarded_and_change_nothing_else() {
+async fn appraisals_are_guarded_and_change_nothing_else() {
     let place = Place::shared().await;
-    let home = || HOME.parse().unwrap();
     let mut stamps = Vec::new();
     let mut before = Vec::new();
     for value in
@@ -170,31 +190,64 @@ async fn stamps_are_guarded_and_change_nothing_else() {
             document.insert("tokenRefresh", value);
         }
         let id = place.insert(&document).await;
-        stamps.push((Expected::of(&place.load(id).await).unwrap(), home()));
+        stamps.push(appraised(&place, id).await);
         before.push(document);
     }
     for change in [
         doc! { "refreshToken": jwt("c", 1) },
         doc! { "status": "inactive" },
         doc! { "refreshToken": jwt("c", 1), "tokenRefresh": "x" },
+        doc! { "tokenRefresh": { "attemptedAt": millis(1) } },
     ] {
         let mut document = account("active");
         let id = place.insert(&document).await;
-        stamps.push((Expected::of(&place.load(id).await).unwrap(), home()));
+        stamps.push(appraised(&place, id).await);
         place.set(id, change.clone()).await;
         document.extend(change);
         before.push(document);
     }
-    assert_eq!(place.store.stamp(&stamps).await.unwrap(), 4);
-    for (n, (document, (expected, _))) in before.iter_mut().zip(&stamps).enumerate() {
+    assert_eq!(place.store.appraise(&stamps).await.unwrap(), 4);
+    for (n, (document, stamp)) in before.iter_mut().zip(&stamps).enumerate() {
+        let (service, next) = (HOME, millis(7));
         match n {
-            0..=2 => document.insert("tokenRefresh", doc! { "service": HOME }),
-            3 => document.insert("tokenRefresh", doc! { "failures": 2, "service": HOME }),
+            0..=2 => {
+                document.insert("tokenRefresh", doc! { "service": service, "nextAttemptAt": next })
+            }
+            3 => document.insert(
+                "tokenRefresh",
+                doc! { "failures": 2, "service": service, "nextAttemptAt": next },
+            ),
             _ => None,
         };
-        assert_eq!(place.find(expected.id).await.as_ref(), Some(&*document), "{n}");
+        assert_eq!(place.find(stamp.expected.id).await.as_ref(), Some(&*document), "{n}");
     }
-    assert_eq!(place.store.stamp(&[]).await.unwrap(), 0);
+    assert_eq!(place.store.appraise(&[]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_appraisal_begins_anew_for_a_token_that_others_stored() {
+    let place = Place::shared().await;
+    let mut document = account("active");
+    document.insert("tokenRefresh", doc! {
+        "attemptedAt": millis(1), "judgedJti": "old", "outcome": "revoked", "failures": 3,
+        "heardAt": millis(1), "heardAtServer": millis(1), "lastError": "x", "refreshedAt": millis(1),
+    });
+    let id = place.insert(&document).await;
+    let mut appraised = appraised(&place, id).await;
+    let (jti, outcome) = ("u".to_owned(), Some(Outcome::Superseded));
+    appraised.appraisal.new_token = Some(NewToken { jti, outcome });
+    appraised.appraisal.token_expiry = Some(at(9));
+    assert_eq!(place.store.appraise(&[appraised]).await.unwrap(), 1);
+    document.insert("tokenExpiry", millis(9));
+    document.insert(
+        "tokenRefresh",
+        doc! {
+            "attemptedAt": millis(1), "judgedJti": "u", "outcome": "superseded", "failures": 0,
+            "heardAt": null, "heardAtServer": null, "lastError": null, "refreshedAt": millis(1),
+            "service": HOME, "nextAttemptAt": millis(7),
+        },
+    );
+    assert_eq!(place.find(id).await, Some(document));
 }
 
 #[tokio::test]
@@ -216,16 +269,30 @@ async fn due_are_those_whose_time_has_come() {
     place.insert(&inactive).await;
 
     let store = &place.store;
-    assert_eq!(ids(&store.due(HOME, at(0), 9).await.unwrap()), [revoked, late, now]);
-    assert_eq!(ids(&store.due(HOME, at(0), 2).await.unwrap()), [revoked, late]);
-    assert_eq!(ids(&store.astray(HOME, at(90_000), 9).await.unwrap()), [far]);
-    assert_eq!(store.next_due(HOME).await.unwrap(), Some(at(-120)));
+    let due = async |whose, from, to, limit| {
+        ids(&store.due(HOME, whose, (at(from), at(to)), limit).await.unwrap())
+    };
+    assert_eq!(due(ALL, -999, 0, 9).await, [revoked, late, now]);
+    assert_eq!(due(ALL, -999, 0, 2).await, [revoked, late]);
+    assert_eq!(due(ALL, -60, 0, 9).await, [late, now]);
+    assert_eq!(due(ALL, 90_000, 2_000_000, 9).await, [far]);
+    let of = |active| Whose { active: Some(active), failed: false };
+    assert_eq!(due(of(true), -999, 0, 9).await, [late, now]);
+    assert_eq!(due(of(false), -999, 0, 9).await, [revoked]);
+    assert_eq!(store.next_due(HOME, ALL).await.unwrap(), Some(at(-120)));
+
+    let failed = Whose { active: None, failed: true };
+    assert_eq!(due(failed, -999, 0, 9).await, []);
+    place.set(late, doc! { "tokenRefresh.failures": 1 }).await;
+    place.set(now, doc! { "tokenRefresh.outcome": "rate_limited" }).await;
+    place.set(revoked, doc! { "tokenRefresh.failures": 0 }).await;
+    assert_eq!(due(failed, -999, 0, 9).await, [late, now]);
     for id in [late, now, revoked] {
         place.set(id, doc! { "tokenRefresh.nextAttemptAt": null }).await;
     }
-    assert_eq!(store.next_due(HOME).await.unwrap(), Some(at(60)));
-    assert_eq!(ids(&store.due(HOME, at(60), 9).await.unwrap()), [soon]);
-    assert_eq!(store.next_due("https://nobody.example").await.unwrap(), None);
+    assert_eq!(store.next_due(HOME, ALL).await.unwrap(), Some(at(60)));
+    assert_eq!(due(ALL, -999, 60, 9).await, [soon]);
+    assert_eq!(store.next_due("https://nobody.example", ALL).await.unwrap(), None);
 }
 
 #[tokio::test]

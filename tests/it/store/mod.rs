@@ -2,6 +2,7 @@
 
 mod accounts;
 mod cas;
+mod changes;
 mod connect;
 mod runs;
 

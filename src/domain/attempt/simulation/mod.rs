@@ -21,11 +21,16 @@ use crate::domain::account::{Bookkeeping, StoredToken};
 use crate::domain::decide::Policy;
 use crate::domain::identity::AccountId;
 use crate::domain::pending::Pending;
+use crate::domain::renewal::Lead;
 use crate::domain::routing::Routing;
 use crate::domain::session::RefreshJwt;
 
 const START: i64 = 1_780_000_000;
-const POLICY: Policy = Policy { confirm_after: Duration::from_mins(10), suspect: false };
+const POLICY: Policy = Policy {
+    confirm_after: Duration::from_mins(10),
+    suspect: false,
+    lead: Some(Lead::Share(0.25)),
+};
 
 /// A server that has forgotten its sessions remembers them within this, in seconds: before any
 /// second hearing.

@@ -176,6 +176,7 @@ impl Fields {
                 handle: handle.clone(),
                 refresh: refresh.clone(),
                 status,
+                token_expiry: None,
                 kept: self.kept.clone(),
             }),
         };
@@ -184,6 +185,8 @@ impl Fields {
             did: Some(DID.to_owned()),
             handle,
             status,
+            token_expiry: None,
+            access: None,
             kept: self.kept.clone(),
             token: self.token.clone(),
             account,

@@ -11,7 +11,8 @@ use crate::domain::session::{AccessJwt, Pair};
 
 const NOW: i64 = 1_780_000_000;
 const DID: &str = "did:plc:ewvi7nxzyoun6zhxrhs64oiz";
-const POLICY: Policy = Policy { confirm_after: Duration::from_mins(10), suspect: false };
+const POLICY: Policy =
+    Policy { confirm_after: Duration::from_mins(10), suspect: false, lead: None };
 
 fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(NOW, 0).unwrap()
@@ -56,10 +57,22 @@ fn document(stored: StoredToken, status: &str) -> Document {
             handle: handle.clone(),
             refresh: refresh.clone(),
             status,
+            token_expiry: None,
             kept: kept.clone(),
         }),
     };
-    Document { id, did: Some(DID.to_owned()), handle, status, kept, token: stored, account }
+    let did = Some(DID.to_owned());
+    Document {
+        id,
+        did,
+        handle,
+        status,
+        token_expiry: None,
+        access: None,
+        kept,
+        token: stored,
+        account,
+    }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the form in which it is always needed")]

@@ -1,20 +1,34 @@
-//! Writing down which server an account belongs to, many accounts at a time, so that runs can
-//! walk them server by server.
+//! Writing down which server accounts belong to and when they are due, many at a time, so that
+//! runs can walk them server by server and the planner finds them.
 
-use mongodb::bson::{Document as BsonDocument, RawBsonRef, RawDocument, doc};
+use chrono::{DateTime, Utc};
+use mongodb::bson::{Bson, Document as BsonDocument, RawBsonRef, RawDocument, doc};
 
 use super::bound::{LONGEST_CALL, bounded};
 use super::error::{PATH_NOT_VIABLE, StoreError};
+use super::field::{date, date_or_null};
 use super::{Store, field, write};
+use crate::domain::appraisal::Appraisal;
 use crate::domain::attempt::Expected;
-use crate::domain::identity::ServiceUrl;
+use crate::domain::outcome::Outcome;
+
+/// An appraisal, and what was read when it was made.
+#[derive(Debug, Clone)]
+pub struct Appraised {
+    /// What the document must still hold.
+    pub expected: Expected,
+    /// `tokenRefresh.attemptedAt`, which every attempt changes: its word is newer than ours.
+    pub attempted_at: Option<DateTime<Utc>>,
+    /// What is written.
+    pub appraisal: Appraisal,
+}
 
 impl Store {
-    /// Sets `tokenRefresh.service`, and nothing else, where the document still is what was
-    /// expected. Says how many still were. At most 1,000 at a time are sent.
-    pub async fn stamp(&self, stamps: &[(Expected, ServiceUrl)]) -> Result<u64, StoreError> {
+    /// Writes appraisals where the document still is what was expected. Says how many still were.
+    /// At most 1,000 at a time are sent.
+    pub async fn appraise(&self, appraised: &[Appraised]) -> Result<u64, StoreError> {
         let mut matched = 0;
-        for some in stamps.chunks(1_000) {
+        for some in appraised.chunks(1_000) {
             let updates: Vec<_> = some.iter().map(inside).collect();
             let answer = self.update_all(updates).await?;
             matched += answer.matched;
@@ -46,18 +60,41 @@ impl Store {
     }
 }
 
-fn inside((expected, service): &(Expected, ServiceUrl)) -> BsonDocument {
-    doc! {
-        "q": write::guard(expected),
-        "u": { "$set": { "tokenRefresh.service": service.as_str() } },
-    }
+fn inside(appraised: &Appraised) -> BsonDocument {
+    let mut filter = write::guard(&appraised.expected);
+    // One that is missing or no date at all was read as none.
+    let same = appraised
+        .attempted_at
+        .map_or_else(|| doc! { "$not": { "$type": "date" } }, |at| doc! { "$eq": date(at) });
+    filter.insert("tokenRefresh.attemptedAt", same);
+    let mut set = write::dotted(&bookkeeping(&appraised.appraisal));
+    set.extend(expiry(&appraised.appraisal));
+    doc! { "q": filter, "u": { "$set": set } }
 }
 
-fn whole((expected, service): &(Expected, ServiceUrl)) -> BsonDocument {
-    doc! {
-        "q": write::without_bookkeeping(write::guard(expected)),
-        "u": { "$set": { "tokenRefresh": { "service": service.as_str() } } },
+fn whole(appraised: &Appraised) -> BsonDocument {
+    let mut set = doc! { "tokenRefresh": bookkeeping(&appraised.appraisal) };
+    set.extend(expiry(&appraised.appraisal));
+    let filter = write::without_bookkeeping(write::guard(&appraised.expected));
+    doc! { "q": filter, "u": { "$set": set } }
+}
+
+fn expiry(appraisal: &Appraisal) -> Option<(String, Bson)> {
+    appraisal.token_expiry.map(|at| ("tokenExpiry".to_owned(), date(at).into()))
+}
+
+fn bookkeeping(appraisal: &Appraisal) -> BsonDocument {
+    let mut set = doc! {
+        "service": appraisal.service.as_str(),
+        "nextAttemptAt": date_or_null(appraisal.next_attempt_at),
+    };
+    if let Some(new) = &appraisal.new_token {
+        set.extend(doc! {
+            "judgedJti": &new.jti, "outcome": new.outcome.map(Outcome::as_str), "failures": 0,
+            "heardAt": Bson::Null, "heardAtServer": Bson::Null, "lastError": Bson::Null,
+        });
     }
+    set
 }
 
 /// What an `update` command answers.
@@ -82,9 +119,9 @@ impl Answer {
                     }
                     // A rule of the application's about that document, say: it stays as it is.
                     _ => tracing::warn!(
-                        event = "stamp",
+                        event = "appraisal",
                         code,
-                        "MongoDB refuses to note the server of an account (write error {code})"
+                        "MongoDB refuses to note when an account is due (write error {code})"
                     ),
                 }
             }

@@ -1,0 +1,68 @@
+//! What servers say is left of their limit: the law where it is less than our own budget.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::domain::identity::ServiceUrl;
+
+/// A limit's window is not longer than this: what was said is forgotten by then.
+const LONGEST_WINDOW: Duration = Duration::from_hours(1);
+
+/// What was said last of each server, until it is over.
+#[derive(Debug, Default)]
+pub(super) struct Told(Mutex<BTreeMap<ServiceUrl, Said>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Said {
+    interval: Duration,
+    until: Instant,
+}
+
+impl Told {
+    /// So many requests are left for so long. That none is left is a closure, and not heard here.
+    pub(super) fn hear(&self, service: &ServiceUrl, remaining: u64, until_reset: Duration) {
+        let Some(remaining) = u32::try_from(remaining).ok().filter(|left| *left > 0) else {
+            return;
+        };
+        let (now, until_reset) = (Instant::now(), until_reset.min(LONGEST_WINDOW));
+        let mut said = self.said();
+        said.retain(|_, said| said.until > now);
+        let news = Said { interval: until_reset / remaining, until: now + until_reset };
+        said.insert(service.clone(), news);
+    }
+
+    /// How far apart calls have to be so that what is left lasts.
+    pub(super) fn interval(&self, service: &ServiceUrl) -> Option<Duration> {
+        let said = *self.said().get(service)?;
+        (said.until > Instant::now()).then_some(said.interval)
+    }
+
+    fn said(&self) -> MutexGuard<'_, BTreeMap<ServiceUrl, Said>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_is_spread_until_the_reset() {
+        let told = Told::default();
+        let (one, two): (ServiceUrl, ServiceUrl) =
+            ("https://one.example".parse().unwrap(), "https://two.example".parse().unwrap());
+        let millis = |service| told.interval(service).map(|it| it.as_millis());
+        told.hear(&one, 300, Duration::from_secs(150));
+        assert_eq!([millis(&one), millis(&two)], [Some(500), None]);
+        told.hear(&one, 100, Duration::from_secs(100));
+        told.hear(&one, 0, Duration::from_secs(100));
+        assert_eq!(millis(&one), Some(1_000));
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        assert_eq!(millis(&one), None);
+        told.hear(&two, 9, Duration::ZERO);
+        assert_eq!(told.said().len(), 1, "what is over is forgotten");
+    }
+}

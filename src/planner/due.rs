@@ -1,0 +1,202 @@
+//! Accounts whose time has come: those whose access token ends soon, and retries.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
+
+use super::choice::job;
+use super::looks::{self, AT_THE_EARLIEST, AT_THE_LATEST, Looks, PAGE};
+use super::room::Room;
+use super::{Next, Parts, PlanError};
+use crate::domain::account::{Document, Status};
+use crate::domain::identity::{AccountId, ServiceUrl};
+use crate::domain::outcome::{Outcome, Trigger};
+use crate::queue::{Added, Lane};
+use crate::store::Whose;
+
+/// Accounts due at one moment that are remembered.
+const MOST_SEEN: u32 = 4 * PAGE;
+
+/// The planner's part for what is due.
+#[derive(Debug)]
+pub(super) struct Due {
+    parts: Parts,
+    looks: Looks,
+    /// Servers with more due than there was room for.
+    rounds: BTreeMap<ServiceUrl, Round>,
+}
+
+/// One pass over what is due at a server, which may take many looks. What has been made a job
+/// stays due until that has ended, so a look goes on where the last one stopped; every round
+/// begins with the soonest again, for those whose job was lost and those that have become due
+/// before the rest.
+#[derive(Debug)]
+struct Round {
+    began: Instant,
+    active: Place,
+    troubled: Place,
+}
+
+/// How far a round has come among accounts of one kind.
+#[derive(Debug)]
+struct Place {
+    at: DateTime<Utc>,
+    /// Those due at that very moment that were read already.
+    seen: BTreeSet<AccountId>,
+}
+
+/// What a look at a server came to.
+enum Looked {
+    /// All that is due has a job: look again after this.
+    All(Duration),
+    /// There was no room for more.
+    Full,
+}
+
+impl Due {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self { parts, looks: Looks::default(), rounds: BTreeMap::new() }
+    }
+
+    pub(super) async fn step(&mut self, room: &mut Room) -> Result<Next, PlanError> {
+        if self.looks.is_stale() {
+            self.looks.list(looks::servers(&self.parts.store).await?);
+        }
+        let now = self.parts.clock.now();
+        for (service, at) in self.parts.wakes.take() {
+            self.looks.within(service, (at - now).to_std().unwrap_or_default());
+        }
+        for service in self.rounds.keys() {
+            room.wants(service.as_str(), true);
+        }
+        let mut next = Next::After(AT_THE_LATEST);
+        for service in self.looks.ready() {
+            match self.look(&service, room).await? {
+                Looked::All(wait) => {
+                    self.rounds.remove(&service);
+                    room.wants(service.as_str(), false);
+                    self.looks.again(&service, wait);
+                }
+                Looked::Full => {
+                    room.wants(service.as_str(), true);
+                    next = next.min(Next::Room);
+                }
+            }
+        }
+        Ok(next.min(Next::After(self.looks.wait())))
+    }
+
+    /// A run has just found all servers, new ones among them.
+    pub(super) fn list_again(&mut self) {
+        self.looks.list_again();
+    }
+
+    /// Forgets where it is: another instance goes on.
+    pub(super) fn forget(&mut self) {
+        self.rounds.clear();
+    }
+
+    /// Makes jobs of what is due at one server, as far as there is room.
+    async fn look(&mut self, service: &ServiceUrl, room: &mut Room) -> Result<Looked, PlanError> {
+        if let Some(closed) = self.parts.budget.closed_for(service).await {
+            return Ok(Looked::All(closed));
+        }
+        if let Some(wait) = self.parts.budget.open_for(service).filter(|wait| !wait.is_zero()) {
+            return Ok(Looked::All(wait));
+        }
+        let now = self.parts.clock.now();
+        let failed = self.parts.lead.is_none();
+        let round = self.rounds.remove(service);
+        let round = round.filter(|round| round.began.elapsed() < AT_THE_LATEST);
+        if round.is_none() {
+            let wait = looks::next(&self.parts.store, service, failed, now).await?;
+            if !wait.is_zero() {
+                return Ok(Looked::All(wait));
+            }
+        }
+        let mut round = round.unwrap_or_else(Round::new);
+        let mut all = true;
+        for (active, place) in [(true, &mut round.active), (false, &mut round.troubled)] {
+            let whose = Whose { active: Some(active), failed };
+            all &= self.make_jobs(service, whose, (place, now), room).await?;
+        }
+        if all {
+            return Ok(Looked::All(AT_THE_EARLIEST));
+        }
+        self.rounds.insert(service.clone(), round);
+        Ok(Looked::Full)
+    }
+
+    /// Whether that were all of those.
+    async fn make_jobs(
+        &self,
+        service: &ServiceUrl,
+        whose: Whose,
+        (place, now): (&mut Place, DateTime<Utc>),
+        room: &mut Room,
+    ) -> Result<bool, PlanError> {
+        let left = room.left(service.as_str());
+        if left == 0 {
+            return Ok(false);
+        }
+        let seen = place.seen();
+        let limit = u32::try_from(left).unwrap_or(PAGE).min(PAGE).saturating_add(seen);
+        let times = (place.at, now);
+        let page = self.parts.store.due(service.as_str(), whose, times, limit).await?;
+        let all = u32::try_from(page.len()).is_ok_and(|read| read < limit);
+        let news: Vec<_> = page.into_iter().filter(|it| place.is_news(it)).collect();
+        let jobs: Vec<_> = news
+            .iter()
+            .filter(|document| looks::can_be_attempted(document))
+            .map(|document| job(document, trigger(document), Lane::Due, &self.parts.routing))
+            .collect();
+        let made = self.parts.queue.enqueue(&jobs).await?;
+        let new = made.iter().filter(|job| job.how == Added::New).count();
+        room.give(service.as_str(), u64::try_from(new).unwrap_or(u64::MAX));
+        Ok(all)
+    }
+}
+
+impl Round {
+    fn new() -> Self {
+        let place = || Place { at: DateTime::UNIX_EPOCH, seen: BTreeSet::new() };
+        Self { began: Instant::now(), active: place(), troubled: place() }
+    }
+}
+
+impl Place {
+    /// How many of those that are read next were read already. Where very many are due at one
+    /// moment, the rest of them is for the next round.
+    fn seen(&mut self) -> u32 {
+        let seen = u32::try_from(self.seen.len()).unwrap_or(u32::MAX);
+        if seen < MOST_SEEN {
+            return seen;
+        }
+        self.at += TimeDelta::milliseconds(1);
+        self.seen.clear();
+        0
+    }
+
+    /// Moves on to a document; false: it was read before.
+    fn is_news(&mut self, document: &Document) -> bool {
+        let Some(at) = document.kept.next_attempt_at else { return false };
+        if at > self.at {
+            self.at = at;
+            self.seen.clear();
+        }
+        self.seen.insert(document.id)
+    }
+}
+
+/// Who asks for an account that is due.
+fn trigger(document: &Document) -> Trigger {
+    let failed = document.kept.outcome.is_some_and(|outcome| !Outcome::is_success(outcome));
+    match document.status {
+        _ if failed => Trigger::Recovery,
+        Status::Active => Trigger::KeepFresh,
+        // Somebody stored a token, or called it broken.
+        _ => Trigger::External,
+    }
+}

@@ -1,0 +1,51 @@
+//! Every active account has a live access token at every moment.
+
+use std::time::Duration;
+
+use mongodb::bson::{DateTime, doc};
+use tokio::time::{Instant, sleep};
+
+use crate::harness::fleet::Fleet;
+use crate::harness::scripted_pds::{Options, ScriptedPds};
+use crate::harness::world::World;
+
+/// An access token's life here: what takes two hours elsewhere takes as many of these.
+const LIFE: Duration = Duration::from_secs(20);
+
+/// The settings of a daemon that keeps accounts fresh, at whatever pace that takes.
+const FRESH: &[(&str, &str)] = &[("KEEP_FRESH", "true"), ("PDS_RATE_LIMIT", "off")];
+
+async fn stage() -> (World, ScriptedPds) {
+    let pds = ScriptedPds::start(Options { access_life: LIFE, ..Options::default() });
+    tokio::join!(World::start(), pds)
+}
+
+/// Active accounts whose stored access token has expired.
+async fn stale(world: &World) -> u64 {
+    let expired = doc! { "status": "active", "tokenExpiry": { "$lte": DateTime::now() } };
+    world.accounts().count_documents(expired).await.expect("a count")
+}
+
+/// Looks again and again for so long, and never finds a stale account.
+async fn stays_fresh(world: &World, how_long: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < how_long {
+        assert_eq!(stale(world).await, 0, "stale accounts after {:?}", begun.elapsed());
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_are_refreshed_before_their_tokens_expire() {
+    let (world, pds) = stage().await;
+    let fleet = Fleet::of(&world, &pds, 500).await;
+    let daemon = world.daemon(pds.url().as_str(), FRESH).await;
+    // Null after a login: known from then on.
+    stays_fresh(&world, LIFE * 3).await;
+    fleet.assert_current(&world).await;
+    let (fewest, most) = fleet.calls();
+    println!("{fewest} to {most} calls an account");
+    assert!(fewest >= 3 && most <= 5, "{fewest} to {most} calls an account");
+    let lines = daemon.log().matching(|line| line["event"] == "refresh");
+    assert!(lines.iter().all(|line| line["trigger"] == "keep_fresh"), "{lines:?}");
+}
