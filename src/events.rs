@@ -9,6 +9,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use tokio::time::Instant;
 
 use crate::domain::attempt::Report;
+use crate::domain::forecast::Shortage;
 use crate::domain::identity::ServiceUrl;
 use crate::domain::outcome::{Outcome, Trigger};
 use crate::store::Run;
@@ -94,6 +95,26 @@ pub fn server_suspect(service: &ServiceUrl) {
         "{service} suddenly ends many sessions that were kept alive; nobody is marked as revoked or expired on its \
          word until one of them works again, for 24 hours at most"
     );
+}
+
+/// More calls are needed than the budget gives.
+pub fn capacity_short(shortage: &Shortage) {
+    tracing::warn!(
+        event = "capacity",
+        service = %shortage.fleet.service,
+        active = shortage.fleet.active,
+        needed_per_second = shortage.needed,
+        allowed_per_second = shortage.allowed,
+        lapsing = shortage.lapsing,
+        within_s = shortage.within.as_secs(),
+        "{}",
+        shortage.sentence()
+    );
+}
+
+/// That is over.
+pub fn capacity_enough(service: &ServiceUrl) {
+    tracing::info!(event = "capacity", %service, "the budget of {service} is enough for its accounts again");
 }
 
 /// One of these sessions works again.

@@ -7,6 +7,7 @@
 //! Redis is away, [`direct`] can do without the queue.
 
 pub mod budget;
+pub mod capacity;
 pub mod cli;
 pub mod clock;
 pub mod config;

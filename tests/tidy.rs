@@ -25,6 +25,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("planner", &["domain", "clock", "config", "pds", "queue", "budget", "store", "events"]),
     ("scheduler", &["domain", "clock", "config", "pds", "queue", "budget", "store", "events"]),
     ("worker", &["domain", "clock", "config", "queue", "refresh", "events", "store"]),
+    ("capacity", &["domain", "budget", "store", "events"]),
     ("repair", &["domain", "queue", "refresh", "worker", "events"]),
     ("direct", &["domain", "budget", "link", "planner", "refresh", "store", "worker", "events"]),
     // The link's health is part of the answer to `/readyz`.

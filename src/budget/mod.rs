@@ -187,6 +187,17 @@ impl Budget {
         self.told.hear(service, remaining, until_reset);
     }
 
+    /// Learns a server's limit: so many requests in a window of that length.
+    pub fn told_limit(&self, service: &ServiceUrl, requests: u64, window: Duration) {
+        self.told.hear_limit(service, requests, window);
+    }
+
+    /// Calls per second that may be made in the long run: `PDS_RATE_LIMIT`, or the server's own
+    /// limit where that is known and lower; `None`: neither is known.
+    pub fn allowed(&self, service: &ServiceUrl) -> Option<f64> {
+        [self.limit(), self.told.limit(service)].into_iter().flatten().min_by(f64::total_cmp)
+    }
+
     /// Learns how long a call took.
     pub fn took(&self, service: &ServiceUrl, duration: Duration) {
         self.latencies.hear(service, duration);

@@ -11,9 +11,15 @@ use crate::domain::identity::ServiceUrl;
 /// A limit's window is not longer than this: what was said is forgotten by then.
 const LONGEST_WINDOW: Duration = Duration::from_hours(1);
 
+/// Servers whose limits are remembered.
+const MOST_LIMITS: usize = 10_000;
+
 /// What was said last of each server, until it is over.
 #[derive(Debug, Default)]
-pub(super) struct Told(Mutex<BTreeMap<ServiceUrl, Said>>);
+pub(super) struct Told {
+    left: Mutex<BTreeMap<ServiceUrl, Said>>,
+    limits: Mutex<BTreeMap<ServiceUrl, f64>>,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Said {
@@ -22,6 +28,27 @@ struct Said {
 }
 
 impl Told {
+    /// What the server's limit allows in all, in requests per second.
+    pub(super) fn limit(&self, service: &ServiceUrl) -> Option<f64> {
+        self.limits().get(service).copied()
+    }
+
+    /// So many requests are allowed in a window of that length.
+    pub(super) fn hear_limit(&self, service: &ServiceUrl, requests: u64, window: Duration) {
+        let Some(requests) = u32::try_from(requests).ok().filter(|_| !window.is_zero()) else {
+            return;
+        };
+        let per_second = f64::from(requests) / window.as_secs_f64();
+        let mut limits = self.limits();
+        if limits.get(service) == Some(&per_second) {
+            return;
+        }
+        if limits.len() >= MOST_LIMITS {
+            limits.clear();
+        }
+        limits.insert(service.clone(), per_second);
+    }
+
     /// So many requests are left for so long. That none is left is a closure, and not heard here.
     pub(super) fn hear(&self, service: &ServiceUrl, remaining: u64, until_reset: Duration) {
         let Some(remaining) = u32::try_from(remaining).ok().filter(|left| *left > 0) else {
@@ -41,7 +68,11 @@ impl Told {
     }
 
     fn said(&self) -> MutexGuard<'_, BTreeMap<ServiceUrl, Said>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limits(&self) -> MutexGuard<'_, BTreeMap<ServiceUrl, f64>> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

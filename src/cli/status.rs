@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 use super::args::StatusArgs;
 use super::connect::connect;
 use super::output::{counted, distance, line, span, table, tidy};
+use crate::capacity;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::domain::forecast::Shortage;
 use crate::events::rfc3339;
 use crate::lifecycle::Exit;
 use crate::queue::Depth;
@@ -27,6 +29,8 @@ struct Overview {
     mongo: String,
     depth: Depth,
     accounts: BTreeMap<String, u64>,
+    /// The servers whose accounts need more calls than the budget gives.
+    shortages: Vec<Shortage>,
     runs: Vec<Run>,
     /// The servers whose accounts the current run has still to make jobs for.
     ahead: Vec<String>,
@@ -45,6 +49,7 @@ pub(super) async fn status(config: &Config, args: &StatusArgs) -> anyhow::Result
         mongo: format!("{}, {}.{}", config.mongo.hosts, store.database(), store.collection()),
         depth: services.queue.depth().await?,
         accounts: store.count_by_status().await?,
+        shortages: shortages(config, store).await?,
         ahead: ahead(store, &runs).await?,
         runs,
         next_tick,
@@ -55,6 +60,14 @@ pub(super) async fn status(config: &Config, args: &StatusArgs) -> anyhow::Result
         show(&overview, now)?;
     }
     Ok(Exit::Fine)
+}
+
+async fn shortages(config: &Config, store: &Store) -> Result<Vec<Shortage>, StoreError> {
+    let (Some(lead), Some(per_second)) = (config.schedule.lead, config.pds.per_second) else {
+        return Ok(Vec::new());
+    };
+    let fleets = capacity::fleets(store, &config.pds.home).await?;
+    Ok(capacity::shortages(&fleets, lead, |_service| Some(per_second)))
 }
 
 async fn ahead(store: &Store, runs: &[Run]) -> Result<Vec<String>, StoreError> {
@@ -87,9 +100,22 @@ fn object(overview: &Overview) -> Value {
         "slots": overview.depth.slots,
         "lanes": lanes,
         "accounts": overview.accounts,
+        "shortages": overview.shortages.iter().map(shortage_object).collect::<Vec<_>>(),
         "runs": overview.runs.iter().map(run_object).collect::<Vec<_>>(),
         "ahead": overview.ahead,
         "nextTick": overview.next_tick.map(rfc3339),
+    })
+}
+
+fn shortage_object(shortage: &Shortage) -> Value {
+    json!({
+        "service": shortage.fleet.service.as_str(),
+        "active": shortage.fleet.active,
+        "neededPerSecond": shortage.needed,
+        "allowedPerSecond": shortage.allowed,
+        "lapsing": shortage.lapsing,
+        "withinSeconds": shortage.within.as_secs(),
+        "message": shortage.sentence(),
     })
 }
 
@@ -123,7 +149,11 @@ fn show(overview: &Overview, now: DateTime<Utc>) -> std::io::Result<()> {
     let accounts: Vec<_> =
         overview.accounts.iter().map(|(status, n)| format!("{status} {n}")).collect();
     let accounts = if accounts.is_empty() { "none".to_owned() } else { accounts.join(", ") };
-    line(format_args!("Accounts   {accounts}\n"))?;
+    line(format_args!("Accounts   {accounts}"))?;
+    for shortage in &overview.shortages {
+        line(format_args!("Capacity   too little: {}", shortage.sentence()))?;
+    }
+    line("")?;
 
     let mut lanes = table(["LANE", "WAITING", "RUNNING", "OLDEST"]);
     for (lane, depth) in &depth.lanes {

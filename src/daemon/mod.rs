@@ -8,15 +8,18 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
+use crate::capacity::Lookout;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::direct::Direct;
 use crate::domain::decide::Policy;
+use crate::domain::forecast::Shortage;
 use crate::http;
 use crate::journal::Journal;
 use crate::lifecycle::{self, Exit, Signals};
@@ -122,8 +125,9 @@ async fn work(
     (signals, life): (&mut Signals, &Life),
 ) -> anyhow::Result<Exit> {
     let clock = Clock::system();
-    let admin = admin(config, &services, journal, &clock, life).await?;
     let budget = budget(config, &services);
+    let shortages = look_out(config, &services, &budget, life);
+    let admin = admin(config, &services, (journal, shortages), &clock, life).await?;
     let refresher = refresher(config, &services, journal, (&budget, &clock))?;
     let refresher = Arc::new(refresher);
     // What was received in a former life comes before anything new.
@@ -259,7 +263,7 @@ fn stopped(exit: Exit, drained: Drained) -> Exit {
 async fn admin(
     config: &Config,
     services: &Services,
-    journal: &Journal,
+    (journal, shortages): (&Journal, watch::Receiver<Vec<Shortage>>),
     clock: &Clock,
     life: &Life,
 ) -> anyhow::Result<Option<SocketAddr>> {
@@ -275,12 +279,34 @@ async fn admin(
         store: services.store.clone(),
         queue: services.queue.clone(),
         link: services.link.clone(),
+        shortages,
         journal: journal.health(),
         clock: clock.clone(),
         token: config.admin.token.clone(),
     };
     life.tasks.spawn(http::serve(listener, http::router(api), life.stop.clone()));
     Ok(Some(bound))
+}
+
+/// Has somebody look out for budgets that are too small, if accounts are to be kept fresh at all.
+fn look_out(
+    config: &Config,
+    services: &Services,
+    budget: &Arc<Budget>,
+    life: &Life,
+) -> watch::Receiver<Vec<Shortage>> {
+    let (found, shortages) = watch::channel(Vec::new());
+    if let Some(lead) = config.schedule.lead {
+        let lookout = Lookout {
+            store: services.store.clone(),
+            budget: Arc::clone(budget),
+            home: config.pds.home.clone(),
+            lead,
+            found,
+        };
+        life.tasks.spawn(lookout.run(life.stop.clone()));
+    }
+    shortages
 }
 
 fn plan(

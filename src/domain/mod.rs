@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod brake;
 pub mod breaker;
 pub mod decide;
+pub mod forecast;
 pub mod identity;
 pub mod moment;
 pub mod outcome;

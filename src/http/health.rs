@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
 
 use super::Api;
+use crate::domain::forecast::Shortage;
 use crate::link::Health;
 use crate::queue::Leadership;
 use crate::store::Store;
@@ -31,6 +32,7 @@ pub(super) struct Probe {
     redis: watch::Receiver<Health>,
     workers: watch::Receiver<Leadership>,
     journal: watch::Receiver<Result<(), String>>,
+    pub(super) shortages: watch::Receiver<Vec<Shortage>>,
     mongo: Mutex<Option<(Instant, Result<(), String>)>>,
 }
 
@@ -41,6 +43,7 @@ impl Probe {
             redis: api.link.health(),
             workers: api.queue.leadership(),
             journal: api.journal.clone(),
+            shortages: api.shortages.clone(),
             mongo: Mutex::default(),
         }
     }
@@ -79,7 +82,7 @@ pub(super) async fn alive() -> Response {
 }
 
 /// `GET /readyz`: Redis, MongoDB, the journal and the workers are usable; else 503 with what is
-/// wrong.
+/// wrong. A budget that is too small for its accounts is told, too, and makes nothing unready.
 pub(super) async fn ready(State(probe): State<Arc<Probe>>) -> Response {
     let journal = probe.journal.borrow().clone();
     let parts = [probe.redis(), probe.mongo().await, journal, probe.workers()];
@@ -87,8 +90,11 @@ pub(super) async fn ready(State(probe): State<Arc<Probe>>) -> Response {
     let [redis, mongo, journal, workers] =
         parts.map(|part| part.err().unwrap_or_else(|| UP.to_owned()));
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let short: Vec<_> = probe.shortages.borrow().iter().map(Shortage::sentence).collect();
+    let capacity = if short.is_empty() { "enough".to_owned() } else { short.join("; ") };
     let body = json!({
         "ready": ready, "redis": redis, "mongo": mongo, "journal": journal, "workers": workers,
+        "capacity": capacity,
     });
     (status, Json(body)).into_response()
 }

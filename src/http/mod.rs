@@ -7,6 +7,7 @@ mod auth;
 mod error;
 mod health;
 mod jobs;
+mod metrics;
 mod params;
 mod refresh_tokens;
 mod runs;
@@ -27,6 +28,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::domain::forecast::Shortage;
 use crate::link::Link;
 use crate::queue::Queue;
 use crate::store::Store;
@@ -49,6 +51,8 @@ pub struct Api {
     pub queue: Queue,
     /// Whether Redis is there.
     pub link: Link,
+    /// The servers whose accounts need more calls than the budget gives.
+    pub shortages: watch::Receiver<Vec<Shortage>>,
     /// Whether the journal can be written, or why not.
     pub journal: watch::Receiver<Result<(), String>>,
     /// The time.
@@ -64,6 +68,7 @@ pub fn router(api: Api) -> Router {
     let health = Router::new()
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::get))
         .with_state(probe);
     let admin = Router::new()
         .route("/refresh-tokens", post(refresh_tokens::post))

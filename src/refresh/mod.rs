@@ -209,6 +209,9 @@ impl Refresher {
         if let Some((remaining, until_reset)) = reply.limits.left() {
             budget.told(service, remaining, until_reset);
         }
+        if let (Some(requests), Some(window)) = (reply.limits.limit, reply.limits.window) {
+            budget.told_limit(service, requests, window);
+        }
         match &reply.answer {
             // Neither a sign of life nor of trouble.
             Answer::RateLimited(_) => {}

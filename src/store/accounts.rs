@@ -11,8 +11,9 @@ use super::field::{self, date};
 use super::indexes::{BY_SERVICE, DUE};
 use super::{PLATFORM, Store, StoreError, document, write};
 use crate::domain::account::{Document, Status};
-use crate::domain::identity::AccountId;
+use crate::domain::identity::{AccountId, ServiceUrl};
 use crate::domain::outcome::Outcome;
+use crate::domain::session::Life;
 
 const SERVICE: &str = "tokenRefresh.service";
 const NEXT: &str = "tokenRefresh.nextAttemptAt";
@@ -173,6 +174,15 @@ impl Store {
         let read =
             |raw: &RawDocument| field::time(field::document(raw, "tokenRefresh")?, "nextAttemptAt");
         Ok(self.ask(query, doc! { NEXT: 1 }, read).await?.pop())
+    }
+
+    /// The life of the access token that was stored last for any account of a server.
+    pub async fn access_life(&self, service: &ServiceUrl) -> Result<Option<Life>, StoreError> {
+        let whose = Whose { active: Some(true), failed: false };
+        let filter = whose.scheduled(service.as_str(), doc! { "$gte": date(DateTime::UNIX_EPOCH) });
+        let query = Query { sort: doc! { NEXT: -1 }, ..Query::by_next_attempt(filter, 1) };
+        let found = self.ask(query, document::with_access(), document::read).await?;
+        Ok(found.first().and_then(|document| document.access))
     }
 
     async fn documents(&self, query: Query) -> Result<Vec<Document>, StoreError> {

@@ -8,6 +8,7 @@ use mongodb::bson::{Document as Bson, RawDocument, RawDocumentBuf, doc};
 use super::accounts::beyond;
 use super::bound::{LONGEST_CALL, LONGEST_READ, LONGEST_SCAN, bounded};
 use super::{PLATFORM, Store, StoreError, document, field, write};
+use crate::domain::account::Status;
 use crate::domain::identity::AccountId;
 use crate::domain::outcome::Outcome;
 
@@ -59,6 +60,20 @@ impl Store {
                 doc! { "$group": { "_id": none, "n": { "$sum": 1 } } },
                 doc! { "$sort": { "n": -1, "_id": 1 } },
                 doc! { "$limit": MOST_STATUSES },
+            ])
+            .await?;
+        Ok(groups.into_iter().collect())
+    }
+
+    /// How many `active` accounts every server has, as it is written; the empty text stands for
+    /// those of which no server is written down. Counted in the index.
+    pub async fn count_active_by_service(&self) -> Result<BTreeMap<String, u64>, StoreError> {
+        let service = doc! { "$ifNull": ["$tokenRefresh.service", ""] };
+        let active = doc! { "platform": PLATFORM, "status": Status::Active.as_str() };
+        let groups = self
+            .groups(vec![
+                doc! { "$match": active },
+                doc! { "$group": { "_id": service, "n": { "$sum": 1 } } },
             ])
             .await?;
         Ok(groups.into_iter().collect())

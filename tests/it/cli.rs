@@ -8,9 +8,11 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
-use super::harness::PATIENCE;
+use super::harness::daemon::Daemon;
+use super::harness::fleet::Fleet;
 use super::harness::scripted_pds::{Options, ScriptedPds};
 use super::harness::world::World;
+use super::harness::{PATIENCE, arrival};
 
 const NOBODY: &str = "6806a8c4302c4281518c95b2";
 
@@ -255,4 +257,57 @@ async fn a_refresh_is_followed_to_its_end() {
     assert_eq!(status, 0, "{out}{err}");
     assert!(out.contains("1 instance alive") && out.contains("refreshd would work here"), "{out}");
     assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_budget_that_is_too_small_is_told_before_anybody_lapses() {
+    let (world, pds) = (World::start().await, ScriptedPds::start(Options::default()).await);
+    let mut settings = world.settings(pds.url().as_str());
+    settings.push(("KEEP_FRESH".to_owned(), "true".to_owned()));
+    settings.push(("PDS_RATE_LIMIT".to_owned(), "6/m".to_owned()));
+    // 900 need one call in six seconds, a tenth of a second is allowed.
+    Fleet::of(&world, &pds, 900).await;
+
+    let (status, out, _) = told(&run(&settings, &["check"]).await);
+    let warning =
+        format!("the 900 active accounts of {} need 0.2 calls a second, 0.1 are", pds.url());
+    assert_eq!(status, 0, "{out}");
+    assert!(
+        out.lines().any(|line| line.starts_with("warning") && line.contains(&warning)),
+        "{out}"
+    );
+    assert!(out.contains("EGRESS_ID"), "{out}");
+
+    let (_, out, _) = told(&run(&settings, &["status"]).await);
+    assert!(out.contains(&format!("Capacity   too little: {warning}")), "{out}");
+    let (_, out, _) = told(&run(&settings, &["status", "--json"]).await);
+    let status: Value = serde_json::from_str(&out).unwrap();
+    let shortage = &status["shortages"][0];
+    assert_eq!((&shortage["active"], &shortage["lapsing"]), (&900.into(), &180.into()), "{out}");
+
+    settings.push(("ADMIN_LISTEN".to_owned(), "127.0.0.1:0".to_owned()));
+    let daemon = Daemon::start(&settings).await;
+    let line = daemon.log().wait(|line| line["event"] == "capacity").await;
+    assert_eq!((&line["level"], &line["lapsing"]), (&"WARN".into(), &180.into()), "{line}");
+    // It makes nothing unready.
+    let body = arrival("ready", PATIENCE, async || {
+        let (ready, body) = daemon.get("/readyz").await;
+        (ready == 200).then_some(body)
+    })
+    .await;
+    assert!(body["capacity"].as_str().is_some_and(|it| it.contains(&warning)), "{body}");
+    drop(daemon);
+
+    // Enough, or nothing to be kept: no word of it.
+    for (name, value) in [("PDS_RATE_LIMIT", "8/s"), ("KEEP_FRESH", "false")] {
+        settings.push((name.to_owned(), value.to_owned()));
+        let (status, out, _) = told(&run(&settings, &["check"]).await);
+        assert_eq!(status, 0, "{out}");
+        assert!(
+            out.lines().any(|line| line.starts_with("ok") && line.contains("capacity")),
+            "{out}"
+        );
+        let (_, out, _) = told(&run(&settings, &["status"]).await);
+        assert!(!out.contains("Capacity"), "{out}");
+    }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use mongodb::bson::doc;
 use refreshd::clock::Clock;
+use refreshd::domain::forecast::{Fleet, Shortage, shortage};
 use refreshd::domain::outcome::{Outcome, Trigger};
+use refreshd::domain::renewal::Lead;
 use refreshd::domain::run::RunId;
 use refreshd::http::{Api, router, serve};
 use refreshd::link::Link;
@@ -34,6 +36,7 @@ struct Stage {
     queue: Queue,
     /// What the journal's writer says of the disk.
     journal: watch::Sender<Result<(), String>>,
+    shortages: watch::Sender<Vec<Shortage>>,
     clock: Clock,
     url: String,
     client: reqwest::Client,
@@ -66,17 +69,19 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (journal, journal_health) = watch::channel(Ok(()));
+        let (shortages, known_shortages) = watch::channel(Vec::new());
         let api = Api {
             store: store.clone(),
             queue: queue.clone(),
             link,
+            shortages: known_shortages,
             journal: journal_health,
             clock: clock.clone(),
             token: token.map(Into::into),
         };
         tasks.spawn(serve(listener, router(api), stop.clone()));
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        Self { world, store, queue, journal, clock, url, client, stop, tasks }
+        Self { world, store, queue, journal, shortages, clock, url, client, stop, tasks }
     }
 
     async fn send(&self, request: RequestBuilder) -> Reply {
@@ -151,8 +156,18 @@ async fn health_needs_no_token_and_the_rest_says_how_to_set_one() {
     let _jobs = stage.work(Outcome::Refreshed);
     let up = json!({
         "ready": true, "redis": "up", "mongo": "up", "journal": "up", "workers": "up",
+        "capacity": "enough",
     });
     eventually("ready", PATIENCE, async || ready(&stage).await.body == up).await;
+
+    let service = "https://pds.example".parse().unwrap();
+    let fleet = Fleet { service, active: 100_000, life: Duration::from_hours(2) };
+    let short = shortage(&fleet, Lead::Share(0.25), 8.0).unwrap();
+    stage.shortages.send(vec![short.clone()]).unwrap();
+    let short_of = ready(&stage).await;
+    assert_eq!((short_of.status, text(&short_of.body, "capacity")), (200, &*short.sentence()));
+    let metrics = stage.request(Method::GET, "/metrics").send().await.unwrap();
+    insta::assert_snapshot!(metrics.text().await.unwrap());
 
     stage.journal.send(Err("the disk is full".to_owned())).unwrap();
     let full = ready(&stage).await;

@@ -4,28 +4,22 @@
 mod findings;
 mod servers;
 
-use std::collections::BTreeMap;
 use std::io;
-use std::time::Duration;
-
-use chrono::TimeDelta;
 
 use super::connect;
-use super::output::{counted, line, span};
+use super::output::{counted, line};
+use crate::capacity;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::Services;
-use crate::domain::account::Status;
 use crate::domain::appraisal::Appraisal;
 use crate::domain::attempt::Expected;
+use crate::domain::forecast::Fleet;
 use crate::domain::identity::AccountId;
 use crate::journal::{Journal, JournalError, Opened};
 use crate::lifecycle::Exit;
 use crate::store::{Appraised, StoreError};
 use findings::{Findings, good};
-
-/// An access token's life at Bluesky: so often each account needs a call to be always fresh.
-const ACCESS_LIFE: Duration = Duration::from_hours(2);
 
 /// Checks everything that the daemon needs.
 pub(super) async fn check(config: &Config) -> anyhow::Result<Exit> {
@@ -61,8 +55,8 @@ async fn inspect(config: &Config, found: &mut Findings) -> io::Result<()> {
     };
     redis(&services, found).await?;
     let accounts = mongo(config, &services, found).await?;
-    servers::check(config, &services, accounts.is_some(), found).await?;
-    accounts.map_or(Ok(()), |accounts| budget(config, accounts, found))
+    servers::check(config, &services, accounts, found).await?;
+    if accounts { budget(config, &services, found).await } else { Ok(()) }
 }
 
 fn admin(config: &Config, found: &mut Findings) -> io::Result<()> {
@@ -143,15 +137,11 @@ async fn redis(services: &Services, found: &mut Findings) -> io::Result<()> {
     }
 }
 
-/// How many accounts there are to keep alive, if that could be found out.
-async fn mongo(
-    config: &Config,
-    services: &Services,
-    found: &mut Findings,
-) -> io::Result<Option<u64>> {
+/// Whether the accounts can be read.
+async fn mongo(config: &Config, services: &Services, found: &mut Findings) -> io::Result<bool> {
     if let Err(why) = connect::mongo(services, config).await {
         found.bad(Exit::Unavailable, "MongoDB", why)?;
-        return Ok(None);
+        return Ok(false);
     }
     let store = &services.store;
     let place = format!("{}.{}", store.database(), store.collection());
@@ -160,7 +150,7 @@ async fn mongo(
         Ok(counts) => counts,
         Err(error) => {
             found.bad(connect::exit_of(&error.clone().into()), "accounts", error)?;
-            return Ok(None);
+            return Ok(false);
         }
     };
     let list: Vec<_> = counts.iter().map(|(status, n)| format!("{status} {n}")).collect();
@@ -174,12 +164,7 @@ async fn mongo(
         Ok(()) => good("writing", "allowed")?,
         Err(error) => found.bad(connect::exit_of(&error.clone().into()), "writing", error)?,
     }
-    Ok(Some(alive(&counts)))
-}
-
-fn alive(counts: &BTreeMap<String, u64>) -> u64 {
-    let ours = [Status::Active, Status::Error];
-    ours.iter().filter_map(|status| counts.get(status.as_str())).sum()
+    Ok(true)
 }
 
 /// Updates that match nothing: the server checks the right to make them all the same.
@@ -199,34 +184,29 @@ async fn may_write(config: &Config, services: &Services) -> Result<(), StoreErro
     Ok(())
 }
 
-fn budget(config: &Config, accounts: u64, found: &mut Findings) -> io::Result<()> {
-    let Some(per_second) = config.pds.per_second else {
-        return found.odd("budget", "PDS_RATE_LIMIT is off: only the servers' own limits hold");
+/// Whether the budget is enough to keep all accounts fresh.
+async fn budget(config: &Config, services: &Services, found: &mut Findings) -> io::Result<()> {
+    let Some(lead) = config.schedule.lead else {
+        return good("capacity", "KEEP_FRESH is false: accounts may lapse between two runs");
     };
-    let accounts = f64::from(u32::try_from(accounts).unwrap_or(u32::MAX));
-    let takes = TimeDelta::from_std(Duration::from_secs_f64(accounts / per_second))
-        .unwrap_or(TimeDelta::MAX);
-    let needed = accounts / ACCESS_LIFE.as_secs_f64();
-    let text = format!(
-        "{per_second}/s for each server: a refresh-all takes up to {}; a call for each account every 2 h \
-         needs {needed:.1}/s",
-        span(takes)
-    );
-    if needed > per_second {
-        found.odd("budget", format_args!("{text}, more than one server's budget; raise PDS_RATE_LIMIT if the server allows it"))
-    } else {
-        good("budget", text)
+    let fleets = match capacity::fleets(&services.store, &config.pds.home).await {
+        Ok(fleets) => fleets,
+        Err(error) => return found.bad(connect::exit_of(&error.clone().into()), "capacity", error),
+    };
+    let Some(per_second) = config.pds.per_second else {
+        return found.odd("capacity", "PDS_RATE_LIMIT is off: only the servers' own limits hold");
+    };
+    let short = capacity::shortages(&fleets, lead, |_service| Some(per_second));
+    for shortage in &short {
+        found.odd("capacity", shortage.sentence())?;
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_accounts_that_are_called_for_count() {
-        let counts = [("active", 3), ("error", 2), ("inactive", 5), ("revoked", 7)];
-        let counts = counts.map(|(status, n)| (status.to_owned(), n)).into();
-        assert_eq!(alive(&counts), 5);
+    match capacity::hungriest(&fleets, lead) {
+        Some((Fleet { service, active, .. }, needed)) if short.is_empty() => good(
+            "capacity",
+            format_args!(
+                "{needed:.1} of {per_second} calls a second keep the {active} active accounts of {service} fresh"
+            ),
+        ),
+        _ => Ok(()),
     }
 }

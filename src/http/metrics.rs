@@ -1,0 +1,33 @@
+//! `GET /metrics`, in Prometheus's text format.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::error::ApiError;
+use super::health::Probe;
+
+const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What is known now.
+pub(super) async fn get(State(probe): State<Arc<Probe>>) -> Response {
+    let mut registry = Registry::with_prefix("refreshd");
+    let lapsing = Gauge::<i64>::default();
+    let accounts: u64 = probe.shortages.borrow().iter().map(|it| it.lapsing).sum();
+    lapsing.set(i64::try_from(accounts).unwrap_or(i64::MAX));
+    registry.register(
+        "accounts_lapsing",
+        "Accounts that will be without a live access token for want of budget",
+        lapsing,
+    );
+    let mut text = String::new();
+    match encode(&mut text, &registry) {
+        Ok(()) => ([(CONTENT_TYPE, TEXT)], text).into_response(),
+        Err(_error) => ApiError::internal("the metrics cannot be written").into_response(),
+    }
+}
