@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::DateTime;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -22,13 +23,16 @@ use crate::domain::identity::{AccountId, ServiceUrl};
 use crate::domain::outcome::{Outcome, Trigger};
 use crate::events::{self, Trouble};
 use crate::link::Health;
-use crate::planner::looks::{self, AT_THE_EARLIEST, Looks};
+use crate::planner::looks::{self, Looks};
 use crate::refresh::Refresher;
-use crate::store::StoreError;
+use crate::store::{StoreError, Whose};
 use crate::worker;
 
 /// Servers whose accounts are read at once.
 const LOOKS_AT_ONCE: usize = 4;
+
+/// What was just begun is still due until it has ended: a look finds it again.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 /// After this, what MongoDB did not answer is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -174,7 +178,7 @@ impl Direct {
                 self.looks.again(&service, wait);
                 continue;
             }
-            self.looks.again(&service, AT_THE_EARLIEST);
+            self.looks.again(&service, BETWEEN_LOOKS);
             if self.room(&service) == 0 {
                 continue;
             }
@@ -314,9 +318,11 @@ async fn look_at(
     let failed = refresher.parts().policy.lead.is_none();
     let due = looks::due(store, service, failed, now).await?;
     if !due.is_empty() {
-        return Ok((due.iter().map(Due::of).collect(), AT_THE_EARLIEST));
+        return Ok((due.iter().map(Due::of).collect(), BETWEEN_LOOKS));
     }
-    Ok((Vec::new(), looks::next(store, service, failed, now).await?))
+    let whose = Whose { active: None, failed };
+    let next = looks::next(store, service, whose, (DateTime::UNIX_EPOCH, now)).await?;
+    Ok((Vec::new(), next.max(BETWEEN_LOOKS)))
 }
 
 impl Due {

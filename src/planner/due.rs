@@ -24,12 +24,13 @@ const MOST_SEEN: u32 = 4 * PAGE;
 pub(super) struct Due {
     parts: Parts,
     looks: Looks,
-    /// Servers with more due than there was room for.
     rounds: BTreeMap<ServiceUrl, Round>,
+    /// Servers with more due than there was room for.
+    full: BTreeSet<ServiceUrl>,
 }
 
-/// One pass over what is due at a server, which may take many looks. What has been made a job
-/// stays due until that has ended, so a look goes on where the last one stopped; every round
+/// One pass over what is due at a server, a few seconds and many looks long. What has been made a
+/// job stays due until that has ended, so a look goes on where the last one stopped; every round
 /// begins with the soonest again, for those whose job was lost and those that have become due
 /// before the rest.
 #[derive(Debug)]
@@ -57,7 +58,7 @@ enum Looked {
 
 impl Due {
     pub(super) fn new(parts: Parts) -> Self {
-        Self { parts, looks: Looks::default(), rounds: BTreeMap::new() }
+        Self { parts, looks: Looks::default(), rounds: BTreeMap::new(), full: BTreeSet::new() }
     }
 
     pub(super) async fn step(&mut self, room: &mut Room) -> Result<Next, PlanError> {
@@ -66,26 +67,32 @@ impl Due {
         }
         let now = self.parts.clock.now();
         for (service, at) in self.parts.wakes.take() {
+            // Where a round has passed that moment by, the next one begins.
+            if self.rounds.get(&service).is_some_and(|round| round.has_passed(at)) {
+                self.rounds.remove(&service);
+            }
             self.looks.within(service, (at - now).to_std().unwrap_or_default());
         }
-        for service in self.rounds.keys() {
+        for service in &self.full {
             room.wants(service.as_str(), true);
         }
         let mut next = Next::After(AT_THE_LATEST);
         for service in self.looks.ready() {
             match self.look(&service, room).await? {
                 Looked::All(wait) => {
-                    self.rounds.remove(&service);
+                    self.full.remove(&service);
                     room.wants(service.as_str(), false);
                     self.looks.again(&service, wait);
                 }
                 Looked::Full => {
                     room.wants(service.as_str(), true);
+                    self.full.insert(service);
                     next = next.min(Next::Room);
                 }
             }
         }
-        Ok(next.min(Next::After(self.looks.wait())))
+        // One that waits for room stays ready.
+        Ok(if next == Next::Room { next } else { next.min(Next::After(self.looks.wait())) })
     }
 
     /// A run has just found all servers, new ones among them.
@@ -96,10 +103,16 @@ impl Due {
     /// Forgets where it is: another instance goes on.
     pub(super) fn forget(&mut self) {
         self.rounds.clear();
+        self.full.clear();
     }
 
     /// Makes jobs of what is due at one server, as far as there is room.
     async fn look(&mut self, service: &ServiceUrl, room: &mut Room) -> Result<Looked, PlanError> {
+        let round = self.rounds.remove(service).filter(|round| !round.is_over());
+        if self.full.contains(service) && room.left(service.as_str()) == 0 {
+            self.rounds.extend(round.map(|round| (service.clone(), round)));
+            return Ok(Looked::Full);
+        }
         if let Some(closed) = self.parts.budget.closed_for(service).await {
             return Ok(Looked::All(closed));
         }
@@ -108,25 +121,41 @@ impl Due {
         }
         let now = self.parts.clock.now();
         let failed = self.parts.lead.is_none();
-        let round = self.rounds.remove(service);
-        let round = round.filter(|round| round.began.elapsed() < AT_THE_LATEST);
         if round.is_none() {
-            let wait = looks::next(&self.parts.store, service, failed, now).await?;
+            let (whose, times) = (Whose { active: None, failed }, (DateTime::UNIX_EPOCH, now));
+            let wait = looks::next(&self.parts.store, service, whose, times).await?;
+            self.call_back(service, now, room).await?;
             if !wait.is_zero() {
                 return Ok(Looked::All(wait));
             }
         }
         let mut round = round.unwrap_or_else(Round::new);
         let mut all = true;
+        let mut wait = AT_THE_LATEST.saturating_sub(round.began.elapsed());
         for (active, place) in [(true, &mut round.active), (false, &mut round.troubled)] {
             let whose = Whose { active: Some(active), failed };
-            all &= self.make_jobs(service, whose, (place, now), room).await?;
-        }
-        if all {
-            return Ok(Looked::All(AT_THE_EARLIEST));
+            if self.make_jobs(service, whose, (place, now), room).await? {
+                let times = (place.at, now);
+                wait = wait.min(looks::next(&self.parts.store, service, whose, times).await?);
+            } else {
+                all = false;
+            }
         }
         self.rounds.insert(service.clone(), round);
-        Ok(Looked::Full)
+        Ok(if all { Looked::All(wait.max(AT_THE_EARLIEST)) } else { Looked::Full })
+    }
+
+    /// Makes jobs of those whose time lies impossibly far ahead.
+    async fn call_back(
+        &self,
+        service: &ServiceUrl,
+        now: DateTime<Utc>,
+        room: &mut Room,
+    ) -> Result<(), PlanError> {
+        let failed = self.parts.lead.is_none();
+        let astray = looks::astray(&self.parts.store, service, failed, now).await?;
+        let some = astray.get(..room.left(service.as_str())).unwrap_or(&astray);
+        self.enqueue(service, some, room).await
     }
 
     /// Whether that were all of those.
@@ -147,7 +176,17 @@ impl Due {
         let page = self.parts.store.due(service.as_str(), whose, times, limit).await?;
         let all = u32::try_from(page.len()).is_ok_and(|read| read < limit);
         let news: Vec<_> = page.into_iter().filter(|it| place.is_news(it)).collect();
-        let jobs: Vec<_> = news
+        self.enqueue(service, &news, room).await?;
+        Ok(all)
+    }
+
+    async fn enqueue(
+        &self,
+        service: &ServiceUrl,
+        documents: &[Document],
+        room: &mut Room,
+    ) -> Result<(), PlanError> {
+        let jobs: Vec<_> = documents
             .iter()
             .filter(|document| looks::can_be_attempted(document))
             .map(|document| job(document, trigger(document), Lane::Due, &self.parts.routing))
@@ -155,7 +194,7 @@ impl Due {
         let made = self.parts.queue.enqueue(&jobs).await?;
         let new = made.iter().filter(|job| job.how == Added::New).count();
         room.give(service.as_str(), u64::try_from(new).unwrap_or(u64::MAX));
-        Ok(all)
+        Ok(())
     }
 }
 
@@ -163,6 +202,14 @@ impl Round {
     fn new() -> Self {
         let place = || Place { at: DateTime::UNIX_EPOCH, seen: BTreeSet::new() };
         Self { began: Instant::now(), active: place(), troubled: place() }
+    }
+
+    fn has_passed(&self, at: DateTime<Utc>) -> bool {
+        at < self.active.at || at < self.troubled.at
+    }
+
+    fn is_over(&self) -> bool {
+        self.began.elapsed() >= AT_THE_LATEST
     }
 }
 

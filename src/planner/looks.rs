@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
 use super::MOST_SERVERS;
@@ -16,11 +16,14 @@ use crate::store::{Store, StoreError, Whose};
 /// wrote starts this much late at most.
 pub const AT_THE_LATEST: Duration = Duration::from_secs(10);
 
-/// And not more often than this: what was just begun is still due until it has ended.
-pub const AT_THE_EARLIEST: Duration = Duration::from_secs(1);
+/// And not more often than this: what has become due meanwhile is begun together.
+pub const AT_THE_EARLIEST: Duration = Duration::from_millis(200);
 
 /// Accounts read at once for one server.
 pub const PAGE: u32 = 500;
+
+/// The longest wait that any rule yields, and an hour more: clocks differ.
+const ASTRAY: TimeDelta = TimeDelta::hours(25);
 
 /// The servers, and when each is looked at next.
 #[derive(Debug, Default)]
@@ -101,8 +104,21 @@ pub async fn due(
     let mut due = store.due(service.as_str(), active, times, PAGE).await?;
     let troubled = Whose { active: Some(false), failed };
     due.extend(store.due(service.as_str(), troubled, times, PAGE).await?);
+    due.extend(astray(store, service, failed, now).await?);
     due.retain(can_be_attempted);
     Ok(due)
+}
+
+/// Accounts whose time lies further away than any rule could have put it: it was written under a
+/// clock that was wrong, and they are due now (contract.md).
+pub async fn astray(
+    store: &Store,
+    service: &ServiceUrl,
+    failed: bool,
+    now: DateTime<Utc>,
+) -> Result<Vec<Document>, StoreError> {
+    let times = (now + ASTRAY, DateTime::from_timestamp_millis(i64::MAX / 1_000).unwrap_or(now));
+    store.due(service.as_str(), Whose { active: None, failed }, times, PAGE).await
 }
 
 /// Whether there is anything to attempt about a document.
@@ -110,13 +126,13 @@ pub fn can_be_attempted(document: &Document) -> bool {
     !matches!(document.account, Err(Unusable::Malformed { .. }))
 }
 
-/// How long until the next account of a server is due, if that is known.
+/// How long until the next account of a server is due after `from`, if that is known.
 pub async fn next(
     store: &Store,
     service: &ServiceUrl,
-    failed: bool,
-    now: DateTime<Utc>,
+    whose: Whose,
+    (from, now): (DateTime<Utc>, DateTime<Utc>),
 ) -> Result<Duration, StoreError> {
-    let next = store.next_due(service.as_str(), Whose { active: None, failed }).await?;
+    let next = store.next_due(service.as_str(), whose, from).await?;
     Ok(next.map_or(AT_THE_LATEST, |at| (at - now).to_std().unwrap_or_default()))
 }

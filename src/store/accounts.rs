@@ -163,13 +163,14 @@ impl Store {
         self.documents(Query::by_next_attempt(filter, limit)).await
     }
 
-    /// The soonest `nextAttemptAt` of one server's accounts, which may have passed.
+    /// The soonest `nextAttemptAt` of one server's accounts after `from`, which may have passed.
     pub async fn next_due(
         &self,
         service: &str,
         whose: Whose,
+        from: DateTime<Utc>,
     ) -> Result<Option<DateTime<Utc>>, StoreError> {
-        let filter = whose.scheduled(service, doc! { "$gte": date(DateTime::UNIX_EPOCH) });
+        let filter = whose.scheduled(service, doc! { "$gt": date(from) });
         let query = Query::by_next_attempt(filter, 1);
         let read =
             |raw: &RawDocument| field::time(field::document(raw, "tokenRefresh")?, "nextAttemptAt");

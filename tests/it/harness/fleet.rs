@@ -7,6 +7,8 @@ use futures::TryStreamExt as _;
 use mongodb::bson::{DateTime, Document, doc};
 use tokio::time::{Instant, sleep};
 
+use refreshd::domain::session::RefreshJwt;
+
 use super::PATIENCE;
 use super::scripted_pds::{ScriptedPds, Session};
 use super::world::{World, login, text};
@@ -60,17 +62,25 @@ impl<'a> Fleet<'a> {
         doc! { "platformAccountId": { "$in": &self.dids } }
     }
 
-    /// Has all of them due so many milliseconds from now, as the daemon writes it, with no
-    /// outcome yet.
+    /// Has all of them due so many milliseconds from now, as the daemon writes it after a failure.
     pub(crate) async fn set_due(&self, world: &World, millis: i64) {
-        let now = DateTime::now().timestamp_millis();
-        let set = doc! {
-            "tokenRefresh.service": self.pds.url().as_str(),
-            "tokenRefresh.nextAttemptAt": DateTime::from_millis(now + millis),
+        let next = DateTime::from_millis(DateTime::now().timestamp_millis() + millis);
+        let due = |document: Document| {
+            let token = RefreshJwt::parse(text(&document, "refreshToken")).expect("a token");
+            let set = doc! {
+                "tokenRefresh.service": self.pds.url().as_str(),
+                "tokenRefresh.judgedJti": token.jti(), "tokenRefresh.outcome": "unreachable",
+                "tokenRefresh.failures": 1, "tokenRefresh.nextAttemptAt": next,
+            };
+            doc! { "q": { "_id": document.get("_id") }, "u": { "$set": set } }
         };
-        let update = doc! { "$set": set, "$unset": { "tokenRefresh.outcome": 1 } };
-        let updated = world.accounts().update_many(self.filter(), update).await.expect("an update");
-        assert_eq!(updated.matched_count, self.len());
+        let documents = world.accounts().find(self.filter()).await.expect("the accounts");
+        let updates: Vec<_> = documents.map_ok(due).try_collect().await.expect("the accounts");
+        for some in updates.chunks(BATCH) {
+            let update = doc! { "update": "socialaccounts", "updates": some };
+            let updated = world.database().run_command(update).await.expect("an update");
+            assert_eq!(updated.get_i32("n").ok(), i32::try_from(some.len()).ok());
+        }
     }
 
     /// The most and the fewest calls that any account had.

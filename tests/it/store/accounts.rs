@@ -86,7 +86,7 @@ async fn reads_go_through_the_indexes() {
         .due(HOME, Whose { active: Some(true), failed: false }, (at(10), at(999)), 50)
         .await
         .unwrap();
-    store.next_due(HOME, ALL).await.unwrap();
+    store.next_due(HOME, ALL, at(-9)).await.unwrap();
     store.load(ids(&due)[0]).await.unwrap();
     set_profiler(&place, 0).await;
 
@@ -279,7 +279,8 @@ async fn due_are_those_whose_time_has_come() {
     let of = |active| Whose { active: Some(active), failed: false };
     assert_eq!(due(of(true), -999, 0, 9).await, [late, now]);
     assert_eq!(due(of(false), -999, 0, 9).await, [revoked]);
-    assert_eq!(store.next_due(HOME, ALL).await.unwrap(), Some(at(-120)));
+    assert_eq!(store.next_due(HOME, ALL, at(-999)).await.unwrap(), Some(at(-120)));
+    assert_eq!(store.next_due(HOME, ALL, at(-120)).await.unwrap(), Some(at(-60)));
 
     let failed = Whose { active: None, failed: true };
     assert_eq!(due(failed, -999, 0, 9).await, []);
@@ -290,9 +291,9 @@ async fn due_are_those_whose_time_has_come() {
     for id in [late, now, revoked] {
         place.set(id, doc! { "tokenRefresh.nextAttemptAt": null }).await;
     }
-    assert_eq!(store.next_due(HOME, ALL).await.unwrap(), Some(at(60)));
+    assert_eq!(store.next_due(HOME, ALL, at(-999)).await.unwrap(), Some(at(60)));
     assert_eq!(due(ALL, -999, 60, 9).await, [soon]);
-    assert_eq!(store.next_due("https://nobody.example", ALL).await.unwrap(), None);
+    assert_eq!(store.next_due("https://nobody.example", ALL, at(0)).await.unwrap(), None);
 }
 
 #[tokio::test]
