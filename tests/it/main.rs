@@ -39,6 +39,8 @@ mod runs;
 #[cfg(test)]
 mod servers;
 #[cfg(test)]
+mod steady;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod ticks;

@@ -22,7 +22,7 @@ const QUIET: Duration = Duration::from_mins(3);
 const LATER: Duration = Duration::from_hours(3);
 
 /// Whether this is the long form.
-fn is_long() -> bool {
+pub(crate) fn is_long() -> bool {
     #[expect(clippy::disallowed_methods, reason = "the tests' own setting, not the daemon's")]
     std::env::var("REFRESHD_LONG").is_ok_and(|it| it == "1")
 }

@@ -78,8 +78,8 @@ impl<'a> Fleet<'a> {
         let updates: Vec<_> = documents.map_ok(due).try_collect().await.expect("the accounts");
         for some in updates.chunks(BATCH) {
             let update = doc! { "update": "socialaccounts", "updates": some };
-            let updated = world.database().run_command(update).await.expect("an update");
-            assert_eq!(updated.get_i32("n").ok(), i32::try_from(some.len()).ok());
+            let answer = world.database().run_command(update).await.expect("an update");
+            assert_eq!(answer.get_i32("n").ok(), i32::try_from(some.len()).ok());
         }
     }
 

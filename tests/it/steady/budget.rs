@@ -1,0 +1,45 @@
+//! A limit that the server enforces is used to the full by two instances, and never exceeded.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{LIFE, is_long, settings};
+use crate::harness::daemon::Daemon;
+use crate::harness::fleet::Fleet;
+use crate::harness::scripted_pds::{Options, ScriptedPds};
+use crate::harness::world::World;
+use crate::harness::{PATIENCE, eventually};
+
+/// `PDS_RATE_LIMIT`, and what the server allows.
+const PER_SECOND: u32 = 10;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_servers_limit_is_used_and_not_exceeded() {
+    let window = if is_long() { Duration::from_mins(5) } else { Duration::from_secs(20) };
+    let limit = u64::from(PER_SECOND) * window.as_secs();
+    let options = Options { access_life: LIFE, limit: Some((limit, window)), ..Options::default() };
+    let (world, pds) = tokio::join!(World::start(), ScriptedPds::start(options));
+    // There is always work: twice as much as can be done.
+    let _fleet = Fleet::of(&world, &pds, 2_000).await;
+    let rate = format!("{PER_SECOND}/s");
+    let settings = settings(&world, &pds, &[("PDS_RATE_LIMIT", &rate), ("EGRESS_ID", "one")]);
+    let _instances = tokio::join!(Daemon::start(&settings), Daemon::start(&settings));
+
+    eventually("the first window is over", window * 2 + PATIENCE, async || {
+        pds.total_calls() >= limit
+    })
+    .await;
+    let (begun, calls, refused) = (Instant::now(), pds.total_calls(), pds.answers(429));
+    sleep_until(begun + window * 2).await;
+    let took = begun.elapsed();
+    let (calls, refused) = (pds.total_calls() - calls, pds.answers(429) - refused);
+    let possible = took.as_secs_f64() * f64::from(PER_SECOND);
+    let used = f64::from(u32::try_from(calls).expect("a few")) / possible;
+    println!(
+        "{calls} calls in {took:?}, {:.1} % of what is possible, {refused} refused",
+        used * 100.0
+    );
+    assert_eq!(refused, 0);
+    assert!((0.95..1.05).contains(&used), "{used}");
+}
