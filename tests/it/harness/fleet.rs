@@ -71,6 +71,7 @@ impl<'a> Fleet<'a> {
                 "tokenRefresh.service": self.pds.url().as_str(),
                 "tokenRefresh.judgedJti": token.jti(), "tokenRefresh.outcome": "unreachable",
                 "tokenRefresh.failures": 1, "tokenRefresh.nextAttemptAt": next,
+                "tokenRefresh.attemptedAt": DateTime::now(),
             };
             doc! { "q": { "_id": document.get("_id") }, "u": { "$set": set } }
         };
