@@ -97,6 +97,17 @@ pub fn server_suspect(service: &ServiceUrl) {
     );
 }
 
+/// A server's limit falls faster than our calls explain.
+pub fn address_shared(service: &ServiceUrl) {
+    tracing::warn!(
+        event = "budget",
+        %service,
+        "somebody else uses up the limit of {service} behind this address: another program, or an instance with \
+         another EGRESS_ID. Give all instances behind one address the same EGRESS_ID, or lower PDS_RATE_LIMIT; \
+         what is left is used evenly meanwhile"
+    );
+}
+
 /// More calls are needed than the budget gives.
 pub fn capacity_short(shortage: &Shortage) {
     tracing::warn!(

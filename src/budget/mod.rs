@@ -6,6 +6,7 @@
 
 mod breakers;
 mod latencies;
+mod neighbours;
 mod pace;
 mod told;
 
@@ -21,6 +22,7 @@ use crate::domain::identity::ServiceUrl;
 use crate::link::{Health, Link};
 use breakers::Breakers;
 use latencies::Latencies;
+use neighbours::{Neighbours, Notice};
 use pace::Pace;
 use told::Told;
 
@@ -61,6 +63,7 @@ pub struct Budget {
     breakers: Breakers,
     pace: Pace,
     told: Told,
+    neighbours: Neighbours,
     latencies: Latencies,
 }
 
@@ -78,6 +81,7 @@ impl Budget {
             breakers: Breakers::new(),
             pace: Pace::default(),
             told: Told::default(),
+            neighbours: Neighbours::default(),
             latencies: Latencies::default(),
         }
     }
@@ -144,7 +148,10 @@ impl Budget {
             .arg(millis(interval))
             .arg(millis(BURST))
             .arg(millis(interval.max(LONGEST_WAIT)));
-        let (granted, wait): (u8, u64) = self.link.invoke(&call).await?;
+        let (granted, wait, count): (u8, u64, u64) = self.link.invoke(&call).await?;
+        if granted == 1 {
+            self.neighbours.granted(service, count);
+        }
         Ok((granted == 1, Duration::from_millis(wait)))
     }
 
@@ -183,8 +190,11 @@ impl Budget {
 
     /// Learns what a server says of its limit: so many requests are left for so long. Where that is
     /// less than our own budget, as when another program shares our address, it is spread evenly.
-    pub fn told(&self, service: &ServiceUrl, remaining: u64, until_reset: Duration) {
-        self.told.hear(service, remaining, until_reset);
+    /// Answers whether it shows such a program, for the first time.
+    pub fn told(&self, service: &ServiceUrl, remaining: u64, until_reset: Duration) -> bool {
+        let Notice { others, is_news } = self.neighbours.notice(service, remaining, until_reset);
+        self.told.hear(service, (remaining, others), until_reset);
+        is_news
     }
 
     /// Learns a server's limit: so many requests in a window of that length.

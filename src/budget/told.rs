@@ -49,15 +49,24 @@ impl Told {
         limits.insert(service.clone(), per_second);
     }
 
-    /// So many requests are left for so long. That none is left is a closure, and not heard here.
-    pub(super) fn hear(&self, service: &ServiceUrl, remaining: u64, until_reset: Duration) {
+    /// So many requests are left for so long, and `others` a second are not ours. That none is left
+    /// is a closure, and not heard here.
+    pub(super) fn hear(
+        &self,
+        service: &ServiceUrl,
+        (remaining, others): (u64, f64),
+        until_reset: Duration,
+    ) {
         let Some(remaining) = u32::try_from(remaining).ok().filter(|left| *left > 0) else {
             return;
         };
         let (now, until_reset) = (Instant::now(), until_reset.min(LONGEST_WINDOW));
+        // Whatever others take, a tenth is ours: what is thought of them may be wrong.
+        let left = f64::from(remaining);
+        let ours = (left - others * until_reset.as_secs_f64()).max(left / 10.0);
         let mut said = self.said();
         said.retain(|_, said| said.until > now);
-        let news = Said { interval: until_reset / remaining, until: now + until_reset };
+        let news = Said { interval: until_reset.div_f64(ours), until: now + until_reset };
         said.insert(service.clone(), news);
     }
 
@@ -86,14 +95,14 @@ mod tests {
         let (one, two): (ServiceUrl, ServiceUrl) =
             ("https://one.example".parse().unwrap(), "https://two.example".parse().unwrap());
         let millis = |service| told.interval(service).map(|it| it.as_millis());
-        told.hear(&one, 300, Duration::from_secs(150));
+        told.hear(&one, (300, 0.0), Duration::from_secs(150));
         assert_eq!([millis(&one), millis(&two)], [Some(500), None]);
-        told.hear(&one, 100, Duration::from_secs(100));
-        told.hear(&one, 0, Duration::from_secs(100));
+        told.hear(&one, (600, 5.0), Duration::from_secs(100));
+        told.hear(&one, (0, 0.0), Duration::from_secs(100));
         assert_eq!(millis(&one), Some(1_000));
         tokio::time::sleep(Duration::from_secs(100)).await;
         assert_eq!(millis(&one), None);
-        told.hear(&two, 9, Duration::ZERO);
+        told.hear(&two, (9, 0.0), Duration::ZERO);
         assert_eq!(told.said().len(), 1, "what is over is forgotten");
     }
 }

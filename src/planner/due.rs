@@ -172,7 +172,7 @@ impl Due {
         }
         let seen = place.seen();
         let limit = u32::try_from(left).unwrap_or(PAGE).min(PAGE).saturating_add(seen);
-        let times = (place.at, now);
+        let times = (place.at, Some(now));
         let page = self.parts.store.due(service.as_str(), whose, times, limit).await?;
         let all = u32::try_from(page.len()).is_ok_and(|read| read < limit);
         let news: Vec<_> = page.into_iter().filter(|it| place.is_news(it)).collect();

@@ -99,7 +99,7 @@ pub async fn due(
     failed: bool,
     now: DateTime<Utc>,
 ) -> Result<Vec<Document>, StoreError> {
-    let times = (DateTime::UNIX_EPOCH, now);
+    let times = (DateTime::UNIX_EPOCH, Some(now));
     let active = Whose { active: Some(true), failed };
     let mut due = store.due(service.as_str(), active, times, PAGE).await?;
     let troubled = Whose { active: Some(false), failed };
@@ -117,8 +117,8 @@ pub async fn astray(
     failed: bool,
     now: DateTime<Utc>,
 ) -> Result<Vec<Document>, StoreError> {
-    let times = (now + ASTRAY, DateTime::from_timestamp_millis(i64::MAX / 1_000).unwrap_or(now));
-    store.due(service.as_str(), Whose { active: None, failed }, times, PAGE).await
+    let whose = Whose { active: None, failed };
+    store.due(service.as_str(), whose, (now + ASTRAY, None), PAGE).await
 }
 
 /// Whether there is anything to attempt about a document.

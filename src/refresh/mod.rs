@@ -206,8 +206,10 @@ impl Refresher {
         let begun = Instant::now();
         let reply = pds.refresh_session(service, token).await;
         budget.took(service, begun.elapsed());
-        if let Some((remaining, until_reset)) = reply.limits.left() {
-            budget.told(service, remaining, until_reset);
+        if let Some((remaining, until_reset)) = reply.limits.left()
+            && budget.told(service, remaining, until_reset)
+        {
+            events::address_shared(service);
         }
         if let (Some(requests), Some(window)) = (reply.limits.limit, reply.limits.window) {
             budget.told_limit(service, requests, window);

@@ -150,16 +150,18 @@ impl Store {
         .await
     }
 
-    /// The accounts of one server whose `nextAttemptAt` lies between `from` and `now`, both
-    /// included, the longest due first.
+    /// The accounts of one server whose `nextAttemptAt` lies between two moments, both included, or
+    /// after the first, the longest due first.
     pub async fn due(
         &self,
         service: &str,
         whose: Whose,
-        (from, now): (DateTime<Utc>, DateTime<Utc>),
+        (from, to): (DateTime<Utc>, Option<DateTime<Utc>>),
         limit: u32,
     ) -> Result<Vec<Document>, StoreError> {
-        let filter = whose.scheduled(service, doc! { "$gte": date(from), "$lte": date(now) });
+        let mut between = doc! { "$gte": date(from) };
+        between.extend(to.map(|to| ("$lte".to_owned(), date(to).into())));
+        let filter = whose.scheduled(service, between);
         self.documents(Query::by_next_attempt(filter, limit)).await
     }
 
@@ -233,7 +235,7 @@ async fn collect<T>(
 pub struct Whose {
     /// Those that are `active`, those in trouble, or (`None`) both.
     pub active: Option<bool>,
-    /// Only those whose last attempt failed.
+    /// Only those whose last attempt failed, or was put off.
     pub failed: bool,
 }
 
@@ -245,9 +247,10 @@ impl Whose {
             "platform": PLATFORM, SERVICE: service, "status": { "$in": status }, NEXT: at,
         };
         if self.failed {
-            // A time that a server asked for costs no attempt, and is to be kept all the same.
+            // Being put off without a call costs no attempt, and is to be made up for all the same.
             let failed = doc! { "tokenRefresh.failures": { "$gt": 0 } };
-            let put_off = doc! { "tokenRefresh.outcome": Outcome::RateLimited.as_str() };
+            let transient = [Outcome::RateLimited, Outcome::Unreachable].map(Outcome::as_str);
+            let put_off = doc! { "tokenRefresh.outcome": { "$in": transient.to_vec() } };
             filter.insert("$or", vec![failed, put_off]);
         }
         filter

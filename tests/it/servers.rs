@@ -62,7 +62,7 @@ async fn a_server_that_hangs_does_not_hold_up_another_one() {
     let run = daemon.run(&id).await;
     let all_took = begun.elapsed();
 
-    assert!(2 * good_took < all_took, "{good_took:?} of {all_took:?}");
+    assert!(4 * good_took < 3 * all_took, "{good_took:?} of {all_took:?}");
     assert_eq!(fleet.calls(), (1, 1));
     assert_eq!(run["outcomes"], json!({"refreshed": 300, "unreachable": 120}), "{run}");
     assert_nobody_is_blamed(&world).await;

@@ -152,7 +152,10 @@ async fn an_account_that_is_disconnected_during_the_call_is_not_revived() {
 async fn tokens_that_are_nulled_during_the_call_stay_null() {
     for status in ["inactive", "active"] {
         let stage = Stage::set().await;
-        let gone = doc! { "status": status, "accessToken": Bson::Null, "refreshToken": Bson::Null };
+        let gone = doc! {
+            "status": status, "accessToken": Bson::Null, "refreshToken": Bson::Null,
+            "tokenExpiry": Bson::Null,
+        };
         let job = stage.while_it_calls(|| stage.world.set(&stage.id, gone)).await;
         assert_eq!(job["outcome"], "superseded", "{job}");
         let document = stage.account().await;

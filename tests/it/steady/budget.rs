@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, interval, sleep_until};
 
 use super::{LIFE, is_long, settings};
 use crate::harness::daemon::Daemon;
@@ -42,4 +42,49 @@ async fn a_servers_limit_is_used_and_not_exceeded() {
     );
     assert_eq!(refused, 0);
     assert!((0.95..1.05).contains(&used), "{used}");
+}
+
+/// How often the server itself turned the daemon away.
+fn refused(daemon: &Daemon) -> usize {
+    daemon.log().matching(|line| line["outcome"] == "rate_limited").len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_program_behind_our_address_is_made_room_for_and_told_of() {
+    let window = Duration::from_secs(40);
+    let limit = u64::from(PER_SECOND) * window.as_secs();
+    let options = Options { access_life: LIFE, limit: Some((limit, window)), ..Options::default() };
+    let (world, pds) = tokio::join!(World::start(), ScriptedPds::start(options));
+    let _fleet = Fleet::of(&world, &pds, 2_000).await;
+    let daemon = Daemon::start(&settings(&world, &pds, &[("PDS_RATE_LIMIT", "9/s")])).await;
+    // It takes half of the limit.
+    let other = async {
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let path = format!("{}/xrpc/com.atproto.server.refreshSession", pds.url());
+        let mut ticks = interval(Duration::from_secs(2) / PER_SECOND);
+        loop {
+            ticks.tick().await;
+            client.post(&path).bearer_auth("not-a-token").send().await.expect("an answer");
+        }
+    };
+    let watched = async {
+        // The first window is where it is learnt how much the other takes.
+        eventually("the first window is over", window * 2 + PATIENCE, async || {
+            pds.answers(429) + pds.answers(200) + pds.answers(400) + pds.answers(401) >= limit
+        })
+        .await;
+        sleep_until(Instant::now() + Duration::from_secs(2)).await;
+        let (begun, done, refused) = (Instant::now(), pds.answers(200), refused(&daemon));
+        sleep_until(begun + window).await;
+        (pds.answers(200) - done, self::refused(&daemon) - refused)
+    };
+    let (done, refused) = tokio::select! {
+        seen = watched => seen,
+        () = other => panic!("it never ends"),
+    };
+    println!("{done} refreshed in a window of {limit}, {refused} refused");
+    assert!(refused <= 5, "{refused} refused");
+    assert!(done >= limit * 2 / 5, "{done} refreshed in what another program left of {limit}");
+    let told = daemon.log().matching(|line| line["event"] == "budget");
+    assert_eq!(told.len(), 1, "{told:?}");
 }

@@ -81,9 +81,9 @@ async fn reads_go_through_the_indexes() {
     let first = store.page(HOME, None, 50).await.unwrap();
     let second = store.page(HOME, ids(&first).pop(), 50).await.unwrap();
     assert_eq!(store.unstamped(None, 50).await.unwrap().len(), 50);
-    let due = store.due(HOME, ALL, (at(-9), at(100)), 50).await.unwrap();
+    let due = store.due(HOME, ALL, (at(-9), Some(at(100))), 50).await.unwrap();
     store
-        .due(HOME, Whose { active: Some(true), failed: false }, (at(10), at(999)), 50)
+        .due(HOME, Whose { active: Some(true), failed: false }, (at(10), Some(at(999))), 50)
         .await
         .unwrap();
     store.next_due(HOME, ALL, at(-9)).await.unwrap();
@@ -269,30 +269,30 @@ async fn due_are_those_whose_time_has_come() {
     place.insert(&inactive).await;
 
     let store = &place.store;
-    let due = async |whose, from, to, limit| {
-        ids(&store.due(HOME, whose, (at(from), at(to)), limit).await.unwrap())
+    let due = async |whose, from, to: Option<i64>, limit| {
+        ids(&store.due(HOME, whose, (at(from), to.map(at)), limit).await.unwrap())
     };
-    assert_eq!(due(ALL, -999, 0, 9).await, [revoked, late, now]);
-    assert_eq!(due(ALL, -999, 0, 2).await, [revoked, late]);
-    assert_eq!(due(ALL, -60, 0, 9).await, [late, now]);
-    assert_eq!(due(ALL, 90_000, 2_000_000, 9).await, [far]);
+    assert_eq!(due(ALL, -999, Some(0), 9).await, [revoked, late, now]);
+    assert_eq!(due(ALL, -999, Some(0), 2).await, [revoked, late]);
+    assert_eq!(due(ALL, -60, Some(0), 9).await, [late, now]);
+    assert_eq!(due(ALL, 90_000, None, 9).await, [far]);
     let of = |active| Whose { active: Some(active), failed: false };
-    assert_eq!(due(of(true), -999, 0, 9).await, [late, now]);
-    assert_eq!(due(of(false), -999, 0, 9).await, [revoked]);
+    assert_eq!(due(of(true), -999, Some(0), 9).await, [late, now]);
+    assert_eq!(due(of(false), -999, Some(0), 9).await, [revoked]);
     assert_eq!(store.next_due(HOME, ALL, at(-999)).await.unwrap(), Some(at(-120)));
     assert_eq!(store.next_due(HOME, ALL, at(-120)).await.unwrap(), Some(at(-60)));
 
     let failed = Whose { active: None, failed: true };
-    assert_eq!(due(failed, -999, 0, 9).await, []);
+    assert_eq!(due(failed, -999, Some(0), 9).await, []);
     place.set(late, doc! { "tokenRefresh.failures": 1 }).await;
     place.set(now, doc! { "tokenRefresh.outcome": "rate_limited" }).await;
     place.set(revoked, doc! { "tokenRefresh.failures": 0 }).await;
-    assert_eq!(due(failed, -999, 0, 9).await, [late, now]);
+    assert_eq!(due(failed, -999, Some(0), 9).await, [late, now]);
     for id in [late, now, revoked] {
         place.set(id, doc! { "tokenRefresh.nextAttemptAt": null }).await;
     }
     assert_eq!(store.next_due(HOME, ALL, at(-999)).await.unwrap(), Some(at(60)));
-    assert_eq!(due(ALL, -999, 60, 9).await, [soon]);
+    assert_eq!(due(ALL, -999, Some(60), 9).await, [soon]);
     assert_eq!(store.next_due("https://nobody.example", ALL, at(0)).await.unwrap(), None);
 }
 
