@@ -29,6 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::clock::Clock;
@@ -146,6 +147,13 @@ impl Journal {
             return Err(JournalError::NoIntent { account });
         }
         self.ask(|done| Request::Answer(account, done)).await
+    }
+
+    /// Gives the account's entry an earlier time. Does not wait and writes nothing: memory has it,
+    /// and so has the next log that is written anew. A crash before that leaves the entry younger,
+    /// which ends it later.
+    pub fn backdate(&self, account: AccountId, at: DateTime<Utc>) {
+        self.0.shared.live().backdate(account, at);
     }
 
     /// Ends the account's entry. Does not wait and needs no fsync of its own: an end that a crash
