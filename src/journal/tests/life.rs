@@ -162,6 +162,17 @@ async fn an_entry_may_become_older_and_never_younger() {
 }
 
 #[tokio::test]
+async fn one_that_is_off_keeps_nothing_and_stops_nobody() {
+    let journal = Journal::off();
+    journal.intend(&intent(1, 1)).await.unwrap();
+    journal.answer(account(1), &session(1, 1)).await.unwrap();
+    assert!(journal.is_empty() && journal.health().borrow().is_ok());
+    journal.end(account(1), End::Stored);
+    journal.close().await;
+    assert_eq!(journal.syncs(), 0);
+}
+
+#[tokio::test]
 async fn the_log_is_written_anew_when_it_is_long() {
     let dir = folder();
     let (journal, _) = Journal::open(dir.path()).unwrap();
