@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 /// How the process ends (contract.md, "Command line"; the numbers are sysexits.h's).
@@ -63,26 +64,33 @@ impl Signals {
 }
 
 /// Tells systemd, if it is the one that started us, that the daemon works.
-pub fn ready() {
-    tell(&[NotifyState::Ready]);
+pub async fn ready() {
+    tell(NotifyState::Ready).await;
 }
 
 /// Tells systemd that the daemon is draining.
-pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+pub async fn stopping() {
+    tell(NotifyState::Stopping).await;
 }
 
 /// Keeps systemd's watchdog quiet for as long as the runtime gets around to it.
 pub async fn watchdog(stop: CancellationToken) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let mut every = tokio::time::interval((limit / 2).max(Duration::from_millis(1)));
-    while stop.run_until_cancelled(every.tick()).await.is_some() {
-        tell(&[NotifyState::Watchdog]);
-    }
+    let fed = async {
+        loop {
+            every.tick().await;
+            tell(NotifyState::Watchdog).await;
+        }
+    };
+    let _ended: Option<()> = stop.run_until_cancelled(fed).await;
 }
 
-fn tell(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
+/// Says one word. On a thread of its own: a manager that does not listen lets only so many words
+/// wait (`net.unix.max_dgram_qlen`), and then whoever speaks.
+async fn tell(state: NotifyState<'static>) {
+    let told = spawn_blocking(move || sd_notify::notify(&[state])).await;
+    if let Ok(Err(error)) = told {
         tracing::debug!(%error, "the service manager could not be told");
     }
 }

@@ -21,7 +21,7 @@ use crate::domain::outcome::Trigger;
 use crate::domain::pending::Pending;
 use crate::events;
 use crate::queue::{Lane, Lease, NewJob, Queue};
-use crate::refresh::Refresher;
+use crate::refresh::{Parts, Refresher};
 use crate::worker;
 
 /// The journal is looked through this often while it holds anything.
@@ -130,9 +130,8 @@ impl Repairer {
         for pending in all {
             let (account, service) = (pending.intent.account, &pending.intent.service);
             let waits = self.due.get(&account).is_some_and(|due| *due > now);
-            let many = self.servers.get(service).is_some_and(|n| *n >= AT_ONCE_OF_ONE);
             let is_busy = self.under_way.contains(&account) || self.refresher.is_busy(account);
-            if waits || many || is_busy {
+            if waits || is_busy || !self.has_room(&pending) {
                 continue;
             }
             if self.under_way.len() >= AT_ONCE {
@@ -143,6 +142,26 @@ impl Repairer {
             next.push(pending);
         }
         next
+    }
+
+    /// Whether one more repair may go to its server. One that answers nobody, or wants to be left
+    /// alone, is not tried in vain: that would write a note and a line of the log each time. What
+    /// it has forgotten by now comes to its end without it, and an answer needs no server.
+    fn has_room(&self, pending: &Pending) -> bool {
+        let Parts { budget, clock, .. } = self.refresher.parts();
+        let service = &pending.intent.service;
+        let under_way = self.servers.get(service).copied().unwrap_or_default();
+        let needs_none = pending.answer.is_some() || pending.intent.is_past_grace(clock.now());
+        if needs_none {
+            return under_way < AT_ONCE_OF_ONE;
+        }
+        if budget.closed_here(service).is_some() {
+            return false;
+        }
+        match budget.open_for(service) {
+            None => under_way < AT_ONCE_OF_ONE,
+            Some(wait) => wait.is_zero() && under_way == 0,
+        }
     }
 
     fn ended(&mut self, pending: &Pending, wait: Duration) {

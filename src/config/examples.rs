@@ -26,8 +26,10 @@ fn the_examples_say_what_the_code_does() {
         [(".env.example", render_env()), ("config/refreshd.toml", render_toml())]
     {
         let found = fs::read_to_string(in_checkout(path)).unwrap_or_default();
-        let fresh = std::env::temp_dir().join(path.rsplit('/').next().unwrap());
         if found != expected {
+            // Kept, for whoever copies it, and nobody else's.
+            let folder = tempfile::tempdir().unwrap().keep();
+            let fresh = folder.join(path.rsplit('/').next().unwrap());
             fs::write(&fresh, expected).unwrap();
             panic!(
                 "{path} differs from src/config/settings.rs; what it should be: {}",

@@ -148,7 +148,8 @@ async fn work(
     let (drain, grace) = (life.stop.child_token(), config.life.shutdown);
     let mut workers = std::pin::pin!(queue.run(handler, &life.tasks, drain, grace));
 
-    lifecycle::ready();
+    // The manager may be slow to listen; the work is not.
+    life.tasks.spawn(lifecycle::ready());
     tracing::info!(event = "ready", admin = admin.map(tracing::field::display), "ready");
     let exit = tokio::select! {
         name = signals.next() => {
@@ -161,7 +162,7 @@ async fn work(
             anyhow::bail!("the workers ended without being asked to")
         }
     };
-    lifecycle::stopping();
+    life.tasks.spawn(lifecycle::stopping());
     life.stop.cancel();
     let drained = async {
         let drained = workers.await?;

@@ -1,12 +1,15 @@
 //! What the journal keeps of an account: a call that may have happened, or an answer that is not
 //! yet known to be stored.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::answer::Session;
 use super::identity::{AccountId, ServiceUrl};
 use super::outcome::names;
 use super::session::RefreshJwt;
+
+/// A spent token is certainly forgotten after this: the reference server's grace is two hours.
+const LONGEST_GRACE: TimeDelta = TimeDelta::hours(3);
 
 /// A call that is about to be made. It spends `token`.
 #[derive(Debug, Clone)]
@@ -17,8 +20,17 @@ pub struct Intent {
     pub service: ServiceUrl,
     /// The token that is used.
     pub token: RefreshJwt,
-    /// When, by this machine's clock.
+    /// When, by this machine's clock; of a call that took the place of others: of the last one that
+    /// may have spent the token.
     pub at: DateTime<Utc>,
+}
+
+impl Intent {
+    /// Whether the server has certainly forgotten the token, if this call spent it: nothing spends
+    /// a token whose own life is over, so its age counts from that moment at the latest.
+    pub fn is_past_grace(&self, now: DateTime<Utc>) -> bool {
+        now - self.at.min(self.token.expires_at()) > LONGEST_GRACE
+    }
 }
 
 /// An account's entry in the journal; it has one at the most.

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
+
 use super::size;
 use crate::domain::answer::Session;
 use crate::domain::identity::AccountId;
@@ -100,6 +102,13 @@ impl Live {
         self.weight += entry.weight;
         entry.pending.answer = Some(session);
         true
+    }
+
+    /// Makes an entry older than it says; never younger.
+    pub(super) fn backdate(&mut self, account: AccountId, at: DateTime<Utc>) {
+        if let Some(entry) = self.entries.get_mut(&account) {
+            entry.pending.intent.at = entry.pending.intent.at.min(at);
+        }
     }
 
     /// The account's answer stands in the log: it needs no more room.

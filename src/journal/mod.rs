@@ -29,6 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::clock::Clock;
@@ -57,7 +58,8 @@ pub struct Journal(Arc<Inner>);
 
 struct Inner {
     shared: Arc<Shared>,
-    requests: mpsc::Sender<Request>,
+    /// `None`: it is [off](Journal::off).
+    requests: Option<mpsc::Sender<Request>>,
     /// Bounds the requests.
     places: Arc<Semaphore>,
     health: watch::Receiver<Result<(), String>>,
@@ -107,7 +109,19 @@ impl Journal {
             .spawn(move || writer.run(&received))
             .map_err(|error| JournalError::io(dir, "start the journal's thread", error))?;
         let places = Arc::new(Semaphore::new(MOST_WAITING));
-        Ok((Self(Arc::new(Inner { shared, requests, places, health: told })), opened))
+        Ok((
+            Self(Arc::new(Inner { shared, requests: Some(requests), places, health: told })),
+            opened,
+        ))
+    }
+
+    /// A journal that keeps nothing: with it a crash loses sessions. It is there for the benchmark,
+    /// which measures the other kind against it, and no setting leads here.
+    pub fn off() -> Self {
+        let shared = Shared { live: Mutex::default(), syncs: AtomicU64::new(0) };
+        let (requests, places) = (None, Arc::new(Semaphore::new(0)));
+        let (_, health) = watch::channel(Ok(()));
+        Self(Arc::new(Inner { shared: Arc::new(shared), requests, places, health }))
     }
 
     /// Reads without a lock and without changing anything, also while another process writes: what
@@ -142,18 +156,27 @@ impl Journal {
     /// written as soon as the disk works again. [`JournalError::NoIntent`]: there is no entry, and
     /// nothing was kept.
     pub async fn answer(&self, account: AccountId, session: &Session) -> Result<(), JournalError> {
-        if !self.0.shared.live().answer(account, session.clone()) {
+        if self.0.requests.is_some() && !self.0.shared.live().answer(account, session.clone()) {
             return Err(JournalError::NoIntent { account });
         }
         self.ask(|done| Request::Answer(account, done)).await
     }
 
+    /// Gives the account's entry an earlier time. Does not wait and writes nothing: memory has it,
+    /// and so has the next log that is written anew. A crash before that leaves the entry younger,
+    /// which ends it later.
+    pub fn backdate(&self, account: AccountId, at: DateTime<Utc>) {
+        self.0.shared.live().backdate(account, at);
+    }
+
     /// Ends the account's entry. Does not wait and needs no fsync of its own: an end that a crash
     /// forgets is found again by settling once more.
     pub fn end(&self, account: AccountId, how: End) {
-        if self.0.shared.live().end(account, how) {
+        if self.0.shared.live().end(account, how)
+            && let Some(requests) = &self.0.requests
+        {
             // A closed journal has nothing to forget.
-            drop(self.0.requests.send(Request::Ends));
+            drop(requests.send(Request::Ends));
         }
     }
 
@@ -190,19 +213,21 @@ impl Journal {
     /// Writes what is left, writes the log anew, so that no spent token rests in it, and releases
     /// the lock. What is asked of the journal afterwards fails; memory can still be read.
     pub async fn close(&self) {
+        let Some(requests) = &self.0.requests else { return };
         let (closed, done) = oneshot::channel();
-        if self.0.requests.send(Request::Close(closed)).is_ok() {
+        if requests.send(Request::Close(closed)).is_ok() {
             // Whoever closed it first is told; to the others it is gone.
             drop(done.await);
         }
     }
 
     async fn ask(&self, request: impl FnOnce(Done) -> Request) -> Result<(), JournalError> {
+        let Some(requests) = &self.0.requests else { return Ok(()) };
         let closed = JournalError::Closed;
         let places = Arc::clone(&self.0.places);
         let Ok(place) = places.acquire_owned().await else { return Err(closed) };
         let (reply, result) = oneshot::channel();
-        if self.0.requests.send(request(Done { reply, _place: place })).is_err() {
+        if requests.send(request(Done { reply, _place: place })).is_err() {
             return Err(closed);
         }
         result.await.unwrap_or(Err(closed))

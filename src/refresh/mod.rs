@@ -144,6 +144,10 @@ impl Refresher {
                     let _kept = journal.answer(account, &session).await.is_ok();
                     Event::Kept
                 }
+                Action::Backdate(at) => {
+                    journal.backdate(account, at);
+                    Event::Backdated
+                }
                 Action::Hear(hearing) => self.hear(account, &hearing).await,
                 Action::Save(save) => self.save(&save).await,
                 Action::Release(end) => {
@@ -191,7 +195,9 @@ impl Refresher {
             // Without a sender the journal is closed, and says so below.
             let _none = unsaved.wait_for(|unsaved| *unsaved == 0).await.map(drop);
             let _usable = health.wait_for(Result::is_ok).await.map(drop);
-            match self.parts.journal.intend(intent).await {
+            // That may have taken hours, and an entry ends by its age.
+            let intent = Intent { at: self.parts.clock.now(), ..intent.clone() };
+            match self.parts.journal.intend(&intent).await {
                 Ok(()) => return Event::Intended,
                 Err(error) => {
                     tracing::debug!(event = "journal", account = %intent.account, "no call is made: {error}");

@@ -28,6 +28,9 @@ pub enum Action {
     /// Put the answer on stable storage before anything else happens to it; answer with
     /// [`Event::Kept`], also when that failed: then it goes straight on.
     Keep(Box<Session>),
+    /// The call that was just put there certainly spent nothing: the account's entry is as old as
+    /// the one whose place it took; answer with [`Event::Backdated`].
+    Backdate(DateTime<Utc>),
     /// Note that a permanent answer about an account that was kept alive was heard; answer with
     /// [`Event::Heard`].
     Hear(Hearing),
@@ -105,6 +108,8 @@ pub enum Event {
     Answered(Answer),
     /// The answer is on stable storage, or that was tried.
     Kept,
+    /// The entry has its earlier time.
+    Backdated,
     /// Whether the server's brake is on.
     Heard {
         /// Its verdicts wait.

@@ -12,7 +12,7 @@ mod tests;
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use super::account::{Account, Bookkeeping, Document, Status, StoredToken, Unusable};
 use super::answer::{Answer, Session};
@@ -45,9 +45,6 @@ pub struct Attempt<'a> {
     /// The server whose brake is to come off.
     absolves: Option<ServiceUrl>,
 }
-
-/// A spent token is certainly forgotten after this: the reference server's grace is two hours.
-const LONGEST_GRACE: TimeDelta = TimeDelta::hours(3);
 
 impl<'a> Attempt<'a> {
     /// An attempt on `account`. `generation` is the `jti` that its document held when the
@@ -110,7 +107,7 @@ impl<'a> Attempt<'a> {
             }
             Event::Intended => self.call(),
             Event::Answered(answer) => self.answered(answer, (now, draw)),
-            Event::Kept => self.go_on((now, draw)),
+            Event::Kept | Event::Backdated => self.go_on((now, draw)),
             Event::Heard { suspect } => {
                 self.policy.suspect = suspect;
                 self.go_on((now, draw))
@@ -247,8 +244,6 @@ impl<'a> Attempt<'a> {
 
     /// Keeps or notes what must be, before it is decided what the answer leads to.
     fn answered(&mut self, answer: Answer, at: (DateTime<Utc>, f64)) -> Action {
-        // An earlier call may have spent the token, unless this answer tells.
-        let certain = self.pending.is_none();
         match &answer {
             Answer::Session(session) => {
                 let keep = Action::Keep(session.clone());
@@ -256,10 +251,9 @@ impl<'a> Attempt<'a> {
                 return keep;
             }
             Answer::Permanent { .. } | Answer::TakenDown => self.end = Some(End::Refused),
-            Answer::RateLimited(_) => self.end = certain.then_some(End::Refused),
-            Answer::Unreachable { may_have_spent, .. } => {
-                self.end = (certain && !may_have_spent).then_some(End::Unsent);
-            }
+            Answer::Unreachable { may_have_spent: true, .. } => {}
+            Answer::RateLimited(_) => return self.spent_nothing(End::Refused, answer, at),
+            Answer::Unreachable { .. } => return self.spent_nothing(End::Unsent, answer, at),
         }
         if let Answer::Permanent { said_at, .. } = &answer
             && let Some(service) = &self.report.service
@@ -270,6 +264,18 @@ impl<'a> Attempt<'a> {
             self.answer = Some(answer);
             return Action::Hear(hearing);
         }
+        self.decide(answer, at)
+    }
+
+    /// What this call did not do, an earlier one may have done: its entry stays, as old as it was,
+    /// until the grace is over.
+    fn spent_nothing(&mut self, end: End, answer: Answer, at: (DateTime<Utc>, f64)) -> Action {
+        self.past_grace(at.0);
+        if let Some(earlier) = &self.pending {
+            self.answer = Some(answer);
+            return Action::Backdate(earlier.intent.at);
+        }
+        self.end = self.end.or(Some(end));
         self.decide(answer, at)
     }
 
@@ -302,11 +308,10 @@ impl<'a> Attempt<'a> {
         self.save(decision, expected)
     }
 
-    /// Nobody was asked, and whatever an earlier call may have spent is forgotten by now. What is
+    /// Nothing was asked, and whatever an earlier call may have spent is forgotten by now. What is
     /// written next keeps the account due.
     fn past_grace(&mut self, now: DateTime<Utc>) {
-        let over = |pending: &Pending| now - pending.intent.at > LONGEST_GRACE;
-        if self.pending.as_ref().is_some_and(over) {
+        if self.pending.as_ref().is_some_and(|pending| pending.intent.is_past_grace(now)) {
             self.give_up(End::PastGrace);
         }
     }

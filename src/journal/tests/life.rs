@@ -146,6 +146,33 @@ async fn an_answer_needs_an_intent() {
 }
 
 #[tokio::test]
+async fn an_entry_may_become_older_and_never_younger() {
+    let dir = folder();
+    let (journal, _) = Journal::open(dir.path()).unwrap();
+    journal.intend(&intent(1, 7)).await.unwrap();
+    journal.intend(&intent(2, 7)).await.unwrap();
+    let (older, younger) = (intent(1, 3).at, intent(1, 9).at);
+    journal.backdate(account(1), older);
+    journal.backdate(account(2), younger);
+    journal.backdate(account(3), older);
+    journal.close().await;
+    let (_journal, opened) = Journal::open(dir.path()).unwrap();
+    let at: Vec<_> = opened.pending.iter().map(|it| it.intent.at).collect();
+    assert_eq!(at, [older, intent(2, 7).at], "also in the next life");
+}
+
+#[tokio::test]
+async fn one_that_is_off_keeps_nothing_and_stops_nobody() {
+    let journal = Journal::off();
+    journal.intend(&intent(1, 1)).await.unwrap();
+    journal.answer(account(1), &session(1, 1)).await.unwrap();
+    assert!(journal.is_empty() && journal.health().borrow().is_ok());
+    journal.end(account(1), End::Stored);
+    journal.close().await;
+    assert_eq!(journal.syncs(), 0);
+}
+
+#[tokio::test]
 async fn the_log_is_written_anew_when_it_is_long() {
     let dir = folder();
     let (journal, _) = Journal::open(dir.path()).unwrap();

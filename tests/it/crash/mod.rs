@@ -10,22 +10,16 @@ use std::time::Duration;
 use mongodb::bson::doc;
 
 use crate::harness::daemon::Daemon;
-use crate::harness::eventually;
 use crate::harness::fleet::Fleet;
 use crate::harness::scripted_pds::{Options, ScriptedPds};
 use crate::harness::world::World;
+use crate::harness::{eventually, is_long};
 
 /// How long all that was asked for may take to end.
 const QUIET: Duration = Duration::from_mins(3);
 
 /// Longer than any grace.
 const LATER: Duration = Duration::from_hours(3);
-
-/// Whether this is the long form.
-pub(crate) fn is_long() -> bool {
-    #[expect(clippy::disallowed_methods, reason = "the tests' own setting, not the daemon's")]
-    std::env::var("REFRESHD_LONG").is_ok_and(|it| it == "1")
-}
 
 /// The settings of an instance of the release program, at its full pace.
 fn settings(world: &World, pds: &ScriptedPds) -> Vec<(String, String)> {

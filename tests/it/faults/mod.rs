@@ -6,6 +6,7 @@ mod mongo;
 mod pds;
 mod redis;
 mod repair;
+mod silence;
 mod verdicts;
 
 use std::time::Duration;

@@ -7,12 +7,15 @@ use serde_json::Value;
 use super::{SLOTS, SOME, Stage};
 use crate::harness::daemon::Daemon;
 use crate::harness::fleet::Fleet;
+use crate::harness::is_long;
 use crate::harness::mongo::Topology;
 use crate::harness::proxy::Proxy;
 use crate::harness::redis::{KEEPS_ALL, RedisServer};
 
 /// How long Redis is away: longer than one reconnect, one command or one heartbeat may take.
-const OUTAGE: Duration = Duration::from_secs(8);
+fn outage() -> Duration {
+    Duration::from_secs(if is_long() { 30 } else { 8 })
+}
 
 async fn stage() -> Stage {
     Stage::on(&KEEPS_ALL, Topology::ReplicaSet(1)).await
@@ -56,7 +59,7 @@ async fn an_outage_in_the_middle_of_a_run() {
     let id = daemon.ask_for_run().await;
     fleet.called(fleet.len() / 4).await;
     stage.world.redis.kill();
-    tokio::time::sleep(OUTAGE).await;
+    tokio::time::sleep(outage()).await;
     let calls = stage.pds.total_calls();
     assert!(calls < fleet.len(), "{calls} of {} calls", fleet.len());
     stage.world.redis.restart().await;

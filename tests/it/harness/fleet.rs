@@ -45,14 +45,20 @@ impl<'a> Fleet<'a> {
 
     /// Waits until the server has been asked at least so often.
     pub(crate) async fn called(&self, times: u64) {
+        let begun = Instant::now();
         while self.pds.total_calls() < times {
+            let calls = self.pds.total_calls();
+            let late = "the server has not been asked as often as was waited for";
+            assert!(begun.elapsed() < PATIENCE, "{calls} calls, not {times}: {late}");
             sleep(Duration::from_millis(2)).await;
         }
     }
 
     /// Waits until some account of these has been asked for.
     pub(crate) async fn asked_once(&self) {
+        let begun = Instant::now();
         while self.calls().1 == 0 {
+            assert!(begun.elapsed() < PATIENCE, "none of these accounts was asked for");
             sleep(Duration::from_millis(2)).await;
         }
     }

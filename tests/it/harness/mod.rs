@@ -48,6 +48,12 @@ where
     }
 }
 
+/// Whether this is the long form of the tests, `scripts/test --long`.
+pub(crate) fn is_long() -> bool {
+    #[expect(clippy::disallowed_methods, reason = "the tests' own setting, not the daemon's")]
+    std::env::var("REFRESHD_LONG").is_ok_and(|it| it == "1")
+}
+
 /// The path of a part that `scripts/setup` installs, from the variable that it exports.
 pub(crate) fn part(variable: &str) -> String {
     #[expect(clippy::disallowed_methods, reason = "the harness is told by scripts/setup where its parts are")]

@@ -8,7 +8,7 @@ mod scale;
 
 use std::time::Duration;
 
-use crate::crash::is_long;
+use crate::harness::is_long;
 use crate::harness::scripted_pds::ScriptedPds;
 use crate::harness::world::World;
 

@@ -73,6 +73,12 @@ pub(super) fn released(held: Option<&RefreshJwt>) -> Claim {
     claim(held.is_none(), "an answer left the journal before it was stored")
 }
 
+/// The end of an entry without an answer, so long after its call spent the token, if it did.
+pub(super) fn forgotten(spent_ago: Option<i64>, grace: i64) -> Claim {
+    let over = spent_ago.is_none_or(|ago| ago > grace);
+    claim(over, "an entry ended within the grace of its call")
+}
+
 /// A call. `held` is what the document has held since the attempt began.
 pub(super) fn call(token: &RefreshJwt, held: &[RefreshJwt]) -> Claim {
     let known = held.iter().any(|it| it.is(token));

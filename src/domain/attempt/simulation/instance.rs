@@ -10,8 +10,11 @@ use super::{Action, Attempt, Event, Expected, Instance, POLICY, Save, World, tro
 use crate::domain::account::{Bookkeeping, Document, StoredToken};
 use crate::domain::answer::Answer;
 use crate::domain::outcome::Outcome;
-use crate::domain::pending::{End, Pending};
+use crate::domain::pending::{End, Intent, Pending};
 use crate::domain::session::RefreshJwt;
+
+/// By how much an entry outlasts the grace of its call, in seconds.
+const SLACK: i64 = 3_600;
 
 impl<'a> World<'a> {
     /// One step of one instance: it does what its attempt asks for, and no more.
@@ -63,7 +66,7 @@ impl<'a> World<'a> {
         let held = answer.map(|session| session.pair.refresh.clone());
         let kept = held.is_some();
         let (attempt, action) = Attempt::begin(policy, self.routing, self.id, None, pending);
-        Instance { attempt, action, missed: false, used, held, kept, seen }
+        Instance { attempt, action, missed: false, used, intended: self.now, held, kept, seen }
     }
 
     /// Carries out an action. `None`: it could not be done, and is tried again.
@@ -74,22 +77,29 @@ impl<'a> World<'a> {
     ) -> Result<Option<Event>, String> {
         let event = match &instance.action {
             Action::Load => Event::Loaded(self.load(index)),
-            Action::Spend(_) if self.happens(trouble::NO_BUDGET, 0.1) => {
+            Action::Spend(_) if self.happens(trouble::NO_BUDGET, 0.2) => {
                 Event::Denied(Duration::from_secs(5))
             }
-            Action::Spend(_) if self.happens(trouble::OUT_OF_REACH, 0.1) => {
+            Action::Spend(_) if self.happens(trouble::OUT_OF_REACH, 0.2) => {
                 Event::OutOfReach(Duration::from_secs(5))
             }
             Action::Spend(_) => Event::Granted,
             Action::Intend(_) if self.happens(trouble::NO_INTENT, 0.3) => return Ok(None),
             Action::Intend(intent) => {
-                self.journals[index] = Some(Pending { intent: (**intent).clone(), answer: None });
+                let mut intent = Intent { at: self.time(), ..(**intent).clone() };
+                if let Some(earlier) = &self.journals[index]
+                    && self.sabotage == Sabotage::NeverYounger
+                {
+                    intent.at = earlier.intent.at;
+                }
+                instance.intended = self.now;
+                self.journals[index] = Some(Pending { intent, answer: None });
                 Event::Intended
             }
             Action::Call(_, token) => {
                 claims::call(token, &instance.seen)?;
                 let token = token.clone();
-                let answer = self.call(index, &token);
+                let answer = self.call(index, &token, instance.intended);
                 if let Answer::Session(session) = &answer {
                     instance.held = Some(session.pair.refresh.clone());
                 }
@@ -112,6 +122,12 @@ impl<'a> World<'a> {
                 }
                 Event::Kept
             }
+            Action::Backdate(at) => {
+                if let Some(pending) = &mut self.journals[index] {
+                    pending.intent.at = *at;
+                }
+                Event::Backdated
+            }
             Action::Hear(_) => Event::Heard { suspect: self.happens(trouble::SUSPECT, 0.5) },
             Action::Release(end) => {
                 self.release(index, *end, instance.held.as_ref())?;
@@ -126,7 +142,12 @@ impl<'a> World<'a> {
     /// An entry ends only when its answer is stored, or was dropped at the sight of a newer one.
     fn release(&mut self, index: usize, end: End, held: Option<&RefreshJwt>) -> Claim {
         self.tell(|| format!("{index} releases: {end}"));
-        self.journals[index] = None;
+        if let Some(Pending { intent, .. }) = self.journals[index].take()
+            && end == End::PastGrace
+        {
+            let spent = self.spent[index].as_ref().filter(|(jti, _)| jti == intent.token.jti());
+            claims::forgotten(spent.map(|(_, at)| self.now - at), self.grace)?;
+        }
         claims::released(held)
     }
 
@@ -164,7 +185,7 @@ impl<'a> World<'a> {
         self.document.as_ref().map(|fields| fields.read(self.id))
     }
 
-    fn call(&mut self, index: usize, token: &RefreshJwt) -> Answer {
+    fn call(&mut self, index: usize, token: &RefreshJwt, intended: i64) -> Answer {
         if self.happens(trouble::NO_CONNECTION, 0.1) {
             self.tell(|| format!("{index} calls with {}: unreachable", token.jti()));
             let why = "connection refused".to_owned();
@@ -174,11 +195,21 @@ impl<'a> World<'a> {
             self.tell(|| format!("{index} calls with {}: forgotten", token.jti()));
             return permanent(Outcome::Revoked, self.now);
         }
+        let lost = || Answer::Unreachable { why: "timed out".to_owned(), may_have_spent: true };
+        if self.happens(trouble::REQUEST_LOST, 0.3) {
+            self.tell(|| format!("{index} calls with {}: the request is lost", token.jti()));
+            return lost();
+        }
         let answer = self.server.refresh(token, self.now);
-        if self.happens(trouble::REPLY_LOST, 0.1) {
+        // A machine that slept between the intent and its call makes the entry look old.
+        let slept = self.now - intended > SLACK;
+        self.spent[index] = matches!(answer, Answer::Session(_))
+            .then(|| (token.jti().to_owned(), self.now))
+            .filter(|_| !slept);
+        if self.happens(trouble::REPLY_LOST, 0.3) {
             self.lossy |= matches!(answer, Answer::Session(_));
             self.tell(|| format!("{index} calls with {}: the reply is lost", token.jti()));
-            return Answer::Unreachable { why: "timed out".to_owned(), may_have_spent: true };
+            return lost();
         }
         self.tell(|| match &answer {
             Answer::Session(session) => {

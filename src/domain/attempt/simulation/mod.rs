@@ -51,6 +51,11 @@ mod trouble {
     pub(super) const AMNESIA: u32 = 19;
     pub(super) const SUSPECT: u32 = 20;
     pub(super) const OUT_OF_REACH: u32 = 21;
+    pub(super) const REQUEST_LOST: u32 = 22;
+
+    /// All that it takes for an entry to grow old before its call spends, which is rare otherwise.
+    pub(super) const OLD_ENTRIES: u32 =
+        1 << GRACE_ENDS | 1 << NO_BUDGET | 1 << REQUEST_LOST | 1 << REPLY_LOST;
 }
 
 /// An instance of the daemon, in the middle of an attempt.
@@ -61,6 +66,8 @@ struct Instance<'a> {
     /// A write matched nothing; the document is read next.
     missed: bool,
     used: Option<RefreshJwt>,
+    /// When its call was put into the journal.
+    intended: i64,
     /// An answer that is neither stored nor dropped yet.
     held: Option<RefreshJwt>,
     /// It has gone through the journal, as far as the attempt knows.
@@ -82,6 +89,8 @@ struct World<'a> {
     instances: [Option<Instance<'a>>; 2],
     /// What stands on each instance's disk.
     journals: [Option<Pending>; 2],
+    /// The link that each instance spent last, and when.
+    spent: [Option<(String, i64)>; 2],
     /// The server has forgotten its sessions until then.
     amnesia: i64,
     grace: i64,
@@ -99,7 +108,10 @@ struct World<'a> {
 impl<'a> World<'a> {
     fn new(seed: u64, routing: &'a Routing, sabotage: Sabotage) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let allowed = rng.random::<u32>() & rng.random::<u32>();
+        let mut allowed = rng.random::<u32>() & rng.random::<u32>();
+        if sabotage == Sabotage::NeverYounger {
+            allowed = trouble::OLD_ENTRIES;
+        }
         let grace = if rng.random_bool(0.5) { GRACE } else { 0 };
         let mut server = Server::new(grace);
         let first = server.login(START);
@@ -119,6 +131,7 @@ impl<'a> World<'a> {
             history: vec![first],
             instances: [None, None],
             journals: [None, None],
+            spent: [None, None],
             amnesia: START,
             grace,
             steps: 0,
@@ -149,7 +162,7 @@ impl<'a> World<'a> {
         for _ in 0..steps {
             self.now += self.rng.random_range(1..20);
             if self.happens(trouble::GRACE_ENDS, 0.05) {
-                self.now += GRACE + 60;
+                self.now += self.rng.random_range(1..3) * (GRACE + 60);
                 self.tell(|| "the grace is over".to_owned());
             }
             if self.amnesia == START && self.happens(trouble::AMNESIA, 0.1) {
@@ -273,6 +286,7 @@ fn every_sabotage_is_noticed() {
         (Sabotage::StoreFirst, "the stored token is spent at the end"),
         (Sabotage::BelieveAtOnce, "a live session was condemned"),
         (Sabotage::NoReread, "a call with a token that the document had moved on from"),
+        (Sabotage::NeverYounger, "an entry ended within the grace of its call"),
         (Sabotage::ReleaseEarly, "the stored token is spent at the end"),
     ] {
         let noticed = (0..30_000).any(|seed| {

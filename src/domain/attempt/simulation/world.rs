@@ -139,6 +139,8 @@ pub(super) enum Sabotage {
     BelieveAtOnce,
     /// A call that may have happened is asked again without a look at the document.
     NoReread,
+    /// A call takes the age of the entry whose place it takes, also when it may have spent.
+    NeverYounger,
     /// An answer leaves the journal before the database has it.
     ReleaseEarly,
 }

@@ -10,6 +10,10 @@ fn intent(token: RefreshJwt, minutes: i64) -> Pending {
     Pending { intent: Intent { account, service, token, at }, answer: None }
 }
 
+fn rate_limited() -> Event {
+    Event::Answered(Answer::RateLimited(Some(Duration::from_secs(9))))
+}
+
 /// An entry with the answer that the call got.
 fn answer_of(did: &str) -> Pending {
     let Event::Answered(Answer::Session(answer)) = session(did) else { unreachable!() };
@@ -22,14 +26,19 @@ fn a_call_that_may_have_happened_is_asked_again() {
     path_with("known", Some("u"), Some(intent(used(), 1)), steps);
 
     // What this call did not do, the one before may have done.
-    let write = "a note over u, ours: unreachable, 0 misses";
+    let unreachable = "a note over u, ours: unreachable, 0 misses";
+    let limited = "a note over u, ours: rate_limited, 0 misses";
+    for (name, answer, write, end) in [
+        ("not sent this time", silence(false), unreachable, "end: unreachable, again in 0 s"),
+        ("not served this time", rate_limited(), limited, "end: rate_limited, again in 9 s"),
+    ] {
+        let rest = vec![(Event::Backdated, write), (Event::Saved, end)];
+        let steps = answered(answer, "backdate by 1 min", rest);
+        path_with(name, Some("u"), Some(intent(used(), 1)), steps);
+    }
     let end = "end: unreachable, again in 0 s";
-    let steps = answered(silence(false), write, vec![(Event::Saved, end)]);
-    path_with("not sent this time", Some("u"), Some(intent(used(), 1)), steps);
-    let write = "a note over u, ours: rate_limited, 0 misses";
-    let limited = Event::Answered(Answer::RateLimited(Some(Duration::from_secs(9))));
-    let steps = answered(limited, write, vec![(Event::Saved, "end: rate_limited, again in 9 s")]);
-    path_with("not served this time", Some("u"), Some(intent(used(), 1)), steps);
+    let steps = answered(silence(true), unreachable, vec![(Event::Saved, end)]);
+    path_with("perhaps this time", Some("u"), Some(intent(used(), 1)), steps);
     let write = "revoked over u, ours: revoked, 0 misses";
     let end = ends("release: refused", "end: revoked, again in 600 s");
     let steps = answered(permanent(Outcome::Revoked), write, end);
@@ -87,6 +96,46 @@ fn an_entry_that_nobody_answers_ends_with_the_grace() {
             path_with(report, Some("u"), Some(intent(used(), minutes)), steps);
         }
     }
+}
+
+#[test]
+fn a_call_that_certainly_spent_nothing_makes_an_old_entry_no_younger() {
+    for (answer, write, end) in [
+        (
+            silence(false),
+            "a note over u, ours: unreachable, 0 misses",
+            "end: unreachable, again in 0 s",
+        ),
+        (
+            rate_limited(),
+            "a note over u, ours: rate_limited, 0 misses",
+            "end: rate_limited, again in 9 s",
+        ),
+    ] {
+        let steps = answered(answer, write, ends("release: past_grace", end));
+        path_with(end, Some("u"), Some(intent(used(), 181)), steps);
+    }
+    // This one may have spent the token, just now.
+    let write = "a note over u, ours: unreachable, 0 misses";
+    let end = "end: unreachable, again in 0 s";
+    let steps = answered(silence(true), write, vec![(Event::Saved, end)]);
+    path_with("perhaps this time", Some("u"), Some(intent(used(), 181)), steps);
+}
+
+#[test]
+fn nothing_spends_a_token_whose_own_life_is_over() {
+    let ended = |minutes: i64| {
+        let claims = serde_json::json!({
+            "sub": DID, "aud": "did:web:pds.example", "jti": "u", "iat": 100,
+            "exp": NOW - 60 * minutes,
+        });
+        let token = RefreshJwt::parse(&token(&claims)).unwrap();
+        intent(token, 0).intent.is_past_grace(now())
+    };
+    assert_eq!([ended(-100), ended(0), ended(179), ended(181)], [false, false, false, true]);
+    let ahead = intent(used(), -1_000_000);
+    let later = now() + TimeDelta::seconds(100_000) + TimeDelta::hours(4);
+    assert!(ahead.intent.is_past_grace(later), "a clock that was wrong keeps no entry for ever");
 }
 
 #[test]

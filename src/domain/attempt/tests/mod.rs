@@ -2,6 +2,8 @@
 
 mod entries;
 
+use chrono::TimeDelta;
+
 use super::*;
 use crate::domain::account::{Bookkeeping, Status};
 use crate::domain::answer::Session;
@@ -97,6 +99,9 @@ fn told(action: &Action) -> String {
         }
         Action::Call(service, token) => format!("call {service} with {}", token.jti()),
         Action::Keep(session) => format!("keep {}", session.pair.refresh.jti()),
+        Action::Backdate(at) => {
+            format!("backdate by {} min", (now() - *at).num_minutes())
+        }
         Action::Hear(hearing) => {
             format!("hear {}{}", hearing.service, if hearing.first { ", first" } else { "" })
         }
