@@ -151,7 +151,7 @@ async fn parts(world: &World, pds: &ScriptedPds, journal: Journal) -> Parts {
         pds: Client::new(&client).expect("a client"),
         budget: Arc::new(Budget::new(world.redis.link(), "bench:", "here", None)),
         routing: Routing::new(home, false, false),
-        policy: Policy { confirm_after: Duration::ZERO, suspect: false },
+        policy: Policy { confirm_after: Duration::ZERO, suspect: false, lead: None },
     }
 }
 
