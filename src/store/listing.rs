@@ -66,7 +66,7 @@ impl Store {
     }
 
     /// How many `active` accounts every server has, as it is written; the empty text stands for
-    /// those of which no server is written down. Counted in the index.
+    /// those of which no server is written down. Reads every account: a few seconds for a million.
     pub async fn count_active_by_service(&self) -> Result<BTreeMap<String, u64>, StoreError> {
         let service = doc! { "$ifNull": ["$tokenRefresh.service", ""] };
         let active = doc! { "platform": PLATFORM, "status": Status::Active.as_str() };
