@@ -13,7 +13,7 @@ use crate::domain::identity::ServiceUrl;
 const SLACK: f64 = 20.0;
 
 /// So much more than ours and that is no doubt somebody else's.
-const TOLD_FROM: f64 = 100.0;
+const TOLD_FROM: f64 = 50.0;
 
 /// What is seen in less time says nothing about a rate.
 const SEEN_FOR: Duration = Duration::from_secs(5);
@@ -141,8 +141,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_our_calls_do_not_explain_is_noticed() {
         assert_eq!(noticed_after(0), None);
-        assert_eq!(noticed_after(1), Some(135));
-        assert_eq!(noticed_after(50), Some(4));
+        assert_eq!(noticed_after(1), Some(79));
+        assert_eq!(noticed_after(50), Some(3));
     }
 
     #[tokio::test(start_paused = true)]
