@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::account::{Account, Document, Status};
+use super::account::{Account, Bookkeeping, Document, Status};
 use super::backoff::LONGEST_WAIT;
 use super::identity::{AccountId, ServiceUrl};
 use super::outcome::Outcome;
@@ -87,17 +87,38 @@ fn due(
     let next = kept.next_attempt_at.map(|at| if at > horizon { at_once(now) } else { at });
     let failed = kept.outcome.is_some_and(|outcome| !outcome.is_success());
     match account.status {
+        Status::Active if lead.is_some_and(|it| was_set_back(it, kept, life, now)) => {
+            // It was fresh when the clock was set, and has its lead left, unless that was noticed late.
+            let within = lead?.of(life.length()) / 2;
+            let due = later(now, within.mul_f64(draw(account.id)));
+            next.filter(|at| !is_new && *at <= later(now, within)).or(Some(due))
+        }
         _ if failed && !is_new => next,
         Status::Active => {
             let due = lead?.due(life, now, kept.refreshed_at.is_none(), draw(account.id));
-            // One that is later than the token's end was written by a clock ahead of ours.
-            next.filter(|at| !is_new && (*at <= life.expires_at || *at <= now)).or(Some(due))
+            next.filter(|at| !is_new && (*at <= now || *at <= latest(kept, life, now)))
+                .or(Some(due))
         }
         _ if kept.judged_jti.is_none() => Some(later(now, FIRST_TRY.mul_f64(draw(account.id)))),
         _ if !is_new && kept.outcome.is_none() => next,
         // Somebody stored another token, or calls it broken against our own last word.
         _ => next.filter(|at| *at <= now).or(Some(at_once(now))),
     }
+}
+
+/// Whether our clock was set back since the account was refreshed, by more than its lead makes up
+/// for: its server issued the token in what is the future now, and so did whoever stored it.
+fn was_set_back(lead: Lead, kept: &Bookkeeping, life: Life, now: DateTime<Utc>) -> bool {
+    let soon = later(now, lead.of(life.length()) / 2);
+    life.issued_at > soon && kept.refreshed_at.is_some_and(|at| at > soon)
+}
+
+/// The latest time that an account can be due: its token's end. By a clock that is wrong, a life
+/// after the refresh that the same clock has noted.
+fn latest(kept: &Bookkeeping, life: Life, now: DateTime<Utc>) -> DateTime<Utc> {
+    let by_its_end = life.ends(now);
+    let by_ours = kept.refreshed_at.filter(|at| *at <= now).map(|at| later(at, life.length()));
+    by_ours.map_or(by_its_end, |at| at.max(by_its_end))
 }
 
 fn at_once(now: DateTime<Utc>) -> DateTime<Utc> {
@@ -122,7 +143,7 @@ fn draw(id: AccountId) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::account::{Bookkeeping, StoredToken};
+    use crate::domain::account::StoredToken;
     use crate::domain::session::RefreshJwt;
     use crate::domain::session::tests::token;
     use proptest::prelude::*;
@@ -256,6 +277,47 @@ mod tests {
         }
     }
 
+    /// When an account is due, in seconds from then, by a clock that says `now`.
+    fn due_by(now: i64, kept: Bookkeeping) -> Option<i64> {
+        let appraisal = appraised(LEAD, &document(Status::Active, kept), now)?;
+        Some(appraisal.next_attempt_at?.timestamp() - now)
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_puts_nobody_off_beyond_their_lead() {
+        let refreshed = |next| kept("j1", Some(Outcome::Refreshed), Some(next));
+        let back = NOW - 3_600;
+        for kept in [
+            refreshed(ISSUED + 5_400),
+            kept("j1", Some(Outcome::Unreachable), Some(NOW + 60)),
+            kept("j1", Some(Outcome::Refreshed), None),
+        ] {
+            let due = due_by(back, kept).unwrap();
+            assert!((0..900).contains(&due), "{due}");
+        }
+        assert_eq!(due_by(back, refreshed(back + 800)), None, "it is soon enough");
+        assert_eq!(due_by(back, refreshed(back - 60)), None);
+        // Less than what the lead makes up for.
+        assert_eq!(due_by(ISSUED - 800, refreshed(ISSUED + 5_400)), None);
+    }
+
+    #[test]
+    fn a_wrong_clock_schedules_by_itself() {
+        for now in [NOW - 30_000, NOW - 3_600, NOW, NOW + 3_600, NOW + 30_000] {
+            let refreshed_at = Some(at(now - 60));
+            let next = Some(now - 60 + 5_400);
+            let kept = Bookkeeping { refreshed_at, ..kept("j1", Some(Outcome::Refreshed), next) };
+            assert_eq!(due_by(now, kept), None, "{now}");
+        }
+        // Tokens that others store in what is the future by a clock that is behind.
+        for now in [NOW - 30_000, NOW - 3_600, ISSUED] {
+            let (first, new) = (due_by(now, Bookkeeping::default()), kept("j0", None, None));
+            assert!((0..=5_400).contains(&first.unwrap()), "{first:?}");
+            let due = due_by(now, new).unwrap();
+            assert!((5_130..=5_400).contains(&due), "{due}");
+        }
+    }
+
     #[test]
     fn the_expiry_is_the_tokens_own() {
         let mut document =
@@ -294,10 +356,11 @@ mod tests {
         let outcomes: Vec<_> = Outcome::ALL.iter().copied().map(Some).chain([None]).collect();
         let jti = prop_oneof![Just(None), Just(Some("j0")), Just(Some("j1"))];
         let next = prop::option::of(NOW - 100_000..NOW + 200_000);
-        (jti, prop::sample::select(outcomes), next, prop::bool::ANY).prop_map(
+        let refreshed = prop::option::of(prop_oneof![Just(ISSUED), NOW - 30_000..NOW + 30_000]);
+        (jti, prop::sample::select(outcomes), next, refreshed).prop_map(
             |(jti, outcome, next, refreshed)| Bookkeeping {
                 judged_jti: jti.map(str::to_owned),
-                refreshed_at: refreshed.then(|| at(ISSUED)),
+                refreshed_at: refreshed.map(at),
                 ..kept("", outcome, next)
             },
         )
@@ -309,11 +372,12 @@ mod tests {
             kept in some_kept(),
             status in prop::sample::select(vec![Status::Active, Status::Error, Status::Revoked]),
             keep_fresh: bool,
+            now in prop_oneof![Just(NOW), NOW - 30_000..NOW + 30_000],
             later in 0_i64..1_000,
         ) {
             let lead = LEAD.filter(|_| keep_fresh);
             let mut document = document(status, kept);
-            if let Some(appraisal) = appraised(lead, &document, NOW) {
+            if let Some(appraisal) = appraised(lead, &document, now) {
                 let account = document.account.as_mut().unwrap();
                 account.kept.service = Some(appraisal.service);
                 account.kept.next_attempt_at = appraisal.next_attempt_at;
@@ -322,9 +386,9 @@ mod tests {
                     account.kept.outcome = new.outcome;
                 }
             }
-            let again = appraised(lead, &document, NOW);
+            let again = appraised(lead, &document, now);
             prop_assert_eq!(again, None);
-            let soon = appraised(lead, &document, NOW + later);
+            let soon = appraised(lead, &document, now + later);
             prop_assert_eq!(soon, None);
         }
     }

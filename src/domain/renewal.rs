@@ -53,7 +53,7 @@ impl Lead {
     /// `wide`, for one that the daemon has never refreshed, any time from `now` until then.
     pub fn due(self, life: Life, now: DateTime<Utc>, wide: bool, draw: f64) -> DateTime<Utc> {
         let lead = TimeDelta::from_std(self.of(life.length())).unwrap_or(TimeDelta::MAX);
-        let latest = life.expires_at.checked_sub_signed(lead).unwrap_or(now);
+        let latest = life.ends(now).checked_sub_signed(lead).unwrap_or(now);
         let Ok(left) = (latest - now).to_std() else { return later(latest, Duration::ZERO) };
         let share = if wide { draw } else { 1.0 - EARLIER * draw };
         later(now, left.min(LONGEST_WAIT).mul_f64(share))

@@ -139,6 +139,12 @@ impl Life {
     pub fn length(self) -> Duration {
         (self.expires_at - self.issued_at).to_std().unwrap_or_default()
     }
+
+    /// When it ends by a clock that says `now`. By one that is behind the server's the token is yet
+    /// to be issued; it lives no longer for that.
+    pub fn ends(self, now: DateTime<Utc>) -> DateTime<Utc> {
+        self.expires_at - (self.issued_at - now).max(TimeDelta::zero())
+    }
 }
 
 /// A refresh token: spent by its one use, and one link of the session's chain.

@@ -100,6 +100,11 @@ impl Due {
         self.looks.list_again();
     }
 
+    /// Whether there is more than one server.
+    pub(super) fn knows_many(&self) -> bool {
+        self.looks.are_many()
+    }
+
     /// Forgets where it is: another instance goes on.
     pub(super) fn forget(&mut self) {
         self.rounds.clear();

@@ -102,10 +102,11 @@ impl Follower {
     async fn sweep_again_and_again(&self, has_stream: &SetOnce<bool>) -> ! {
         // Listen first, then look at everything: so nothing falls in between.
         let every = if *has_stream.wait().await { SWEEP_EVERY } else { SWEEP_OFTEN };
+        let mut before = self.moment();
         loop {
             let begun = Instant::now();
             match sweep(&self.parts).await {
-                Ok(()) => self.rest(every.max(begun.elapsed() * SWEEP_SHARE)).await,
+                Ok(()) => self.rest(every.max(begun.elapsed() * SWEEP_SHARE), &mut before).await,
                 Err(error) => {
                     self.held_up.met(&error);
                     sleep(PAUSE).await;
@@ -114,20 +115,21 @@ impl Follower {
         }
     }
 
-    /// Waits for so long, or until a sweep is asked for, or the clock is set back: times that were
-    /// written by it then lie too late.
-    async fn rest(&self, wait: Duration) {
-        let clock = &self.parts.clock;
+    /// Waits for so long, or until a sweep is asked for, or the clock is set back since `before`:
+    /// times that were written by it then lie too late.
+    async fn rest(&self, wait: Duration, before: &mut (DateTime<Utc>, Instant)) {
         let begun = Instant::now();
-        let mut before = (clock.now(), Instant::now());
         while begun.elapsed() < wait {
             let asked = timeout(EVERY.min(wait), self.asked.notified()).await.is_ok();
-            let now = (clock.now(), Instant::now());
-            if asked || went_back(before, now) {
+            let now = self.moment();
+            if asked || went_back(std::mem::replace(before, now), now) {
                 return;
             }
-            before = now;
         }
+    }
+
+    fn moment(&self) -> (DateTime<Utc>, Instant) {
+        (self.parts.clock.now(), Instant::now())
     }
 }
 

@@ -175,6 +175,7 @@ impl Planner {
             self.room.allow(service, allowed);
         }
         self.room.trip(self.parts.budget.open());
+        self.room.share(self.due.knows_many());
         let knew_servers = self.walk.knows_servers();
         let walk = self.walk.step(&mut self.room).await?;
         if !knew_servers && self.walk.knows_servers() {

@@ -12,6 +12,9 @@ const AHEAD: f64 = 0.9;
 /// Without a budget: this many seconds of the rate that the server has lately reached.
 const AHEAD_UNLIMITED: f64 = 2.0;
 
+/// A slot that is free again within so many seconds is soon enough for another server's job.
+const SOON: f64 = 2.0;
+
 /// What a server may be sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Allowed {
@@ -36,6 +39,8 @@ pub(super) struct Room {
     waiting: BTreeSet<String>,
     /// Servers whose breaker is open.
     open: BTreeSet<String>,
+    /// Whether there is more than one server.
+    shared: bool,
 }
 
 impl Room {
@@ -51,6 +56,7 @@ impl Room {
             allowed: BTreeMap::new(),
             waiting: BTreeSet::new(),
             open: BTreeSet::new(),
+            shared: false,
         }
     }
 
@@ -98,6 +104,11 @@ impl Room {
         self.open = open;
     }
 
+    /// Says whether there is more than one server, in this pass.
+    pub(super) fn share(&mut self, shared: bool) {
+        self.shared = shared;
+    }
+
     /// How many jobs `service` may be given now: none, if that were hardly worth the questions.
     pub(super) fn left(&self, service: &str) -> usize {
         let taken = self.taken(service);
@@ -105,7 +116,7 @@ impl Room {
             return usize::from(taken == 0);
         }
         let (most, left) = self.by_budget(service, taken);
-        let left = left.min(self.by_share(service, taken));
+        let left = left.min(self.by_share(service, taken)).min(self.by_latency(service, taken));
         if taken > 0 && left < most / 4 { 0 } else { usize::try_from(left).unwrap_or(usize::MAX) }
     }
 
@@ -162,6 +173,17 @@ impl Room {
         let all: u64 = self.held.values().chain(self.made.values()).sum();
         let free = self.slots.saturating_sub(all);
         (free.saturating_sub(taken) / 2).max(u64::from(taken == 0))
+    }
+
+    /// Others may need slots before a slow server's calls have ended, also if none of them waits
+    /// now: it has as many as end soon, or else half of the slots.
+    fn by_latency(&self, service: &str, taken: u64) -> u64 {
+        if !self.shared {
+            return u64::MAX;
+        }
+        let latency = self.allowed(service).latency.as_secs_f64();
+        let turns = if latency > 0.0 { (SOON / latency).max(0.5) } else { 0.5 };
+        to_u64(to_f64(self.slots) * turns).max(1).saturating_sub(taken)
     }
 }
 
@@ -284,6 +306,25 @@ mod tests {
         room.wants("c", false);
         room.wants("d", false);
         assert_eq!(room.left("a"), 96);
+    }
+
+    #[test]
+    fn among_others_a_slow_server_has_half_of_the_slots() {
+        let mut room = room(Some(40.0));
+        for (shared, seconds, most) in
+            [(false, 10.0, 36), (true, 10.0, 32), (true, 0.0, 32), (true, 0.1, 36), (true, 3.0, 36)]
+        {
+            let latency = Duration::from_secs_f64(seconds);
+            room.share(shared);
+            room.allow("a".to_owned(), Allowed { per_second: Some(40.0), latency });
+            assert_eq!(room.left("a"), most, "{shared} {seconds}");
+        }
+        let latency = SECOND * 10;
+        room.measure(held("a", 20), 64, SECOND);
+        room.allow("a".to_owned(), Allowed { per_second: Some(40.0), latency });
+        assert_eq!(room.left("a"), 12);
+        room.share(false);
+        assert_eq!(room.left("a"), 36, "alone it may take all that its budget asks for");
     }
 
     #[test]

@@ -25,9 +25,25 @@ pub(crate) struct Fleet<'a> {
 impl<'a> Fleet<'a> {
     /// So many new accounts, each logged in.
     pub(crate) async fn of(world: &World, pds: &'a ScriptedPds, count: usize) -> Self {
+        Self::logged_in(world, pds, count, |session| session).await
+    }
+
+    /// The same, but the lives of their access tokens have ended a minute ago.
+    pub(crate) async fn lapsed(world: &World, pds: &'a ScriptedPds, count: usize) -> Self {
+        let lapse = |session: Session| Session { access: pds.expire(&session.access), ..session };
+        Self::logged_in(world, pds, count, lapse).await
+    }
+
+    async fn logged_in(
+        world: &World,
+        pds: &'a ScriptedPds,
+        count: usize,
+        become_so: impl Fn(Session) -> Session,
+    ) -> Self {
         let mut dids = Vec::with_capacity(count);
         while dids.len() < count {
-            let sessions = pds.create(BATCH.min(count - dids.len()));
+            let sessions = pds.create(BATCH.min(count - dids.len())).into_iter().map(&become_so);
+            let sessions: Vec<_> = sessions.collect();
             world.accounts().insert_many(sessions.iter().map(stored)).await.expect("an insert");
             dids.extend(sessions.into_iter().map(|session| session.did));
         }

@@ -161,8 +161,8 @@ impl ScriptedPds {
     }
 
     /// The same token, as it would be had its own life ended a minute ago.
-    pub(crate) fn expire(&self, refresh: &str) -> String {
-        tokens::with_expiry(refresh, self.now().timestamp() - 60)
+    pub(crate) fn expire(&self, token: &str) -> String {
+        tokens::with_expiry(token, self.now().timestamp() - 60)
     }
 
     pub(crate) fn take_down(&self, did: &str) {

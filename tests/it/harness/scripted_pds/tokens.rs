@@ -30,11 +30,11 @@ pub(crate) fn refresh(audience: &str, did: &str, jti: &str, (iat, exp): (i64, i6
     sign("refresh+jwt", &claims)
 }
 
-/// The same refresh token with another `exp`.
+/// The same token with another `exp`.
 pub(crate) fn with_expiry(token: &str, exp: i64) -> String {
-    let mut claims = part(token, 1).unwrap();
+    let (header, mut claims) = (part(token, 0).unwrap(), part(token, 1).unwrap());
     claims["exp"] = json!(exp);
-    sign("refresh+jwt", &claims)
+    sign(header["typ"].as_str().unwrap(), &claims)
 }
 
 /// Nothing for what this server did not sign.

@@ -1,10 +1,17 @@
 //! Every active account has a live access token at every moment.
 
+mod changes;
+mod clock;
+mod instances;
+mod off;
+mod servers;
+
 use std::time::Duration;
 
 use mongodb::bson::{DateTime, doc};
 use tokio::time::{Instant, sleep};
 
+use crate::harness::eventually;
 use crate::harness::fleet::Fleet;
 use crate::harness::scripted_pds::{Options, ScriptedPds};
 use crate::harness::world::World;
@@ -24,6 +31,16 @@ async fn stage() -> (World, ScriptedPds) {
 async fn stale(world: &World) -> u64 {
     let expired = doc! { "status": "active", "tokenExpiry": { "$lte": DateTime::now() } };
     world.accounts().count_documents(expired).await.expect("a count")
+}
+
+/// Waits until no account is stale, and every one's expiry is known.
+async fn becomes_fresh(world: &World, limit: Duration) {
+    eventually("every account has a live access token", limit, async || {
+        let unknown = doc! { "status": "active", "tokenExpiry": null };
+        let unknown = world.accounts().count_documents(unknown).await.expect("a count");
+        unknown + stale(world).await == 0
+    })
+    .await;
 }
 
 /// Looks again and again for so long, and never finds a stale account.
