@@ -38,6 +38,7 @@ async fn a_full_disk_stops_intents_and_no_answer() {
     assert!(error.to_string().contains("is full"), "{error}");
     let told = journal.health().borrow().clone().unwrap_err();
     assert!(told.contains("is full") && told.contains("os error 28"), "{told}");
+    assert!(journal.intend(&intent(250, 1)).await.is_err(), "nor any other");
     // Every open intent has its room: all answers are written, even to a disk without any.
     let entries = journal.all();
     assert!(entries.len() > 100, "{}", entries.len());
@@ -48,7 +49,6 @@ async fn a_full_disk_stops_intents_and_no_answer() {
     assert_eq!(fs::metadata(dir.path().join("log")).unwrap().len(), allocated);
     let read = Journal::read(dir.path()).unwrap();
     assert!(read.pending.iter().all(|it| it.answer.is_some()) && read.damage.is_empty());
-    assert!(journal.intend(&intent(250, 1)).await.is_err());
     disk.set().allocate = None;
     until_healthy(&journal, true).await;
     journal.intend(&intent(250, 1)).await.unwrap();
