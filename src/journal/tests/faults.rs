@@ -135,6 +135,8 @@ async fn what_is_pending_is_bounded() {
     let mut n = 0_u32;
     let error = loop {
         n += 1;
+        let weight = journal.0.shared.live().weight();
+        assert!(weight < MOST_PENDING + (8 << 20), "{weight} are pending, and none is refused");
         let mut one = intent(1, n);
         let mut id = [9; 12];
         id[..4].copy_from_slice(&n.to_be_bytes());
@@ -149,7 +151,6 @@ async fn what_is_pending_is_bounded() {
         }
     };
     assert!(matches!(error, JournalError::Full), "{error}");
-    assert!(journal.0.shared.live().weight() < MOST_PENDING + (8 << 20));
     let mut health = journal.health();
     let full = health.wait_for(Result::is_err).await.unwrap().clone().unwrap_err();
     assert!(full.contains("full of answers"), "{full}");

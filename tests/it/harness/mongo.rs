@@ -157,6 +157,20 @@ impl MongoServer {
         .await
     }
 
+    /// Makes the primary step down while no other may follow it for so many seconds; answers when
+    /// one has.
+    pub(crate) async fn step_down_without_heir(&self, seconds: u32) {
+        let before = self.primary().await;
+        for other in self.others(before) {
+            let frozen = doc! { "replSetFreeze": seconds };
+            admin(&self.nodes.get(other).unwrap().uri(), frozen).await.unwrap();
+        }
+        let command =
+            doc! { "replSetStepDown": 60, "secondaryCatchUpPeriodSecs": 0, "force": true };
+        admin(&self.nodes.get(before).unwrap().uri(), command).await.unwrap();
+        assert_ne!(self.primary().await, before);
+    }
+
     /// The daemon's next commands of these names go wrong, as the server's fail point
     /// `failCommand` is told by `how`.
     pub(crate) async fn fail(&self, times: u32, commands: &[&str], how: Document) {
