@@ -54,15 +54,20 @@ async fn stays_fresh(world: &World, how_long: Duration) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn accounts_are_refreshed_before_their_tokens_expire() {
-    let (world, pds) = stage().await;
+    // A lead of fifteen seconds, which a busy machine may need.
+    let life = LIFE * 3;
+    let options = Options { access_life: life, ..Options::default() };
+    let (world, pds) = tokio::join!(World::start(), ScriptedPds::start(options));
     let fleet = Fleet::of(&world, &pds, 500).await;
     let daemon = world.daemon(pds.url().as_str(), FRESH).await;
     // Null after a login: known from then on.
-    stays_fresh(&world, LIFE * 3).await;
-    fleet.assert_current(&world).await;
+    stays_fresh(&world, life * 2).await;
+    fleet.assert_live(&world).await;
     let (fewest, most) = fleet.calls();
     println!("{fewest} to {most} calls an account");
-    assert!(fewest >= 3 && most <= 5, "{fewest} to {most} calls an account");
-    let lines = daemon.log().matching(|line| line["event"] == "refresh");
-    assert!(lines.iter().all(|line| line["trigger"] == "keep_fresh"), "{lines:?}");
+    assert!(fewest >= 2 && most <= 4, "{fewest} to {most} calls an account");
+    let lines = daemon.log().matching(|line| line["outcome"] == "refreshed");
+    let asked = |line: &serde_json::Value| line["trigger"] == "keep_fresh";
+    let others = lines.iter().filter(|line| !asked(line)).count();
+    assert_eq!(others, 0, "of {}", lines.len());
 }
