@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::domain::identity::ServiceUrl;
+use crate::domain::number::to_f64;
 
 /// Calls under way, and those of other instances that we have not heard of.
 const SLACK: f64 = 20.0;
@@ -96,8 +97,8 @@ impl Neighbours {
             watch.window = Some(Window { began: now, ends, remaining, granted });
             return Notice { others: watch.others, is_news: false };
         };
-        let used = count(window.remaining - remaining);
-        let ours = count(watch.granted.saturating_sub(window.granted));
+        let used = to_f64(window.remaining - remaining);
+        let ours = to_f64(watch.granted.saturating_sub(window.granted));
         let theirs = (used - ours * 1.1 - SLACK).max(0.0);
         let seen = now - window.began;
         if seen >= SEEN_FOR {
@@ -107,15 +108,6 @@ impl Neighbours {
         watch.noticed |= is_news;
         Notice { others: watch.others, is_news }
     }
-}
-
-#[expect(
-    clippy::as_conversions,
-    clippy::cast_precision_loss,
-    reason = "counts of calls, far below 2^52"
-)]
-fn count(calls: u64) -> f64 {
-    calls as f64
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::identity::ServiceUrl;
+use super::number::{to_f64, to_u64};
 use super::renewal::Lead;
 
 /// The accounts of one server that are to be kept fresh.
@@ -39,7 +40,7 @@ pub struct Shortage {
 
 /// Calls a second that a fleet needs.
 pub fn needed(fleet: &Fleet, lead: Lead) -> f64 {
-    count(fleet.active) / lead.interval(fleet.life).as_secs_f64().max(1.0)
+    to_f64(fleet.active) / lead.interval(fleet.life).as_secs_f64().max(1.0)
 }
 
 /// What is short, if anything, where `allowed` calls a second may be made.
@@ -50,18 +51,18 @@ pub fn shortage(fleet: &Fleet, lead: Lead, allowed: f64) -> Option<Shortage> {
     }
     let (life, margin) = (fleet.life.as_secs_f64(), lead.of(fleet.life).as_secs_f64());
     // Each account is refreshed as it lapses, at best: so many can be kept.
-    let lapsing = (count(fleet.active) - allowed * life).max(0.0);
+    let lapsing = (to_f64(fleet.active) - allowed * life).max(0.0);
     // What cannot be served waits; the wait grows until it is longer than the lead.
     let within = margin * allowed / (needed - allowed);
-    let least = 1.0 - count(fleet.active) / (allowed * life);
+    let least = 1.0 - to_f64(fleet.active) / (allowed * life);
     Some(Shortage {
         fleet: fleet.clone(),
         needed,
         allowed,
-        lapsing: whole(lapsing.ceil()).max(1),
+        lapsing: to_u64(lapsing.ceil()).max(1),
         within: Duration::try_from_secs_f64(within).unwrap_or(Duration::MAX),
         lead: (least >= SHORTEST_LEAD).then(|| percent(least)),
-        addresses: whole((needed / allowed).ceil()),
+        addresses: to_u64((needed / allowed).ceil()),
     })
 }
 
@@ -97,26 +98,7 @@ impl Shortage {
 
 /// Rounded down: a longer one would need more.
 fn percent(share: f64) -> u32 {
-    u32::try_from(whole((share * 100.0).floor())).unwrap_or(0)
-}
-
-#[expect(
-    clippy::as_conversions,
-    clippy::cast_precision_loss,
-    reason = "counts of accounts, far below 2^52"
-)]
-fn count(accounts: u64) -> f64 {
-    accounts as f64
-}
-
-#[expect(
-    clippy::as_conversions,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "counts: not negative, and a float cast saturates"
-)]
-fn whole(count: f64) -> u64 {
-    count as u64
+    u32::try_from(to_u64((share * 100.0).floor())).unwrap_or(0)
 }
 
 #[cfg(test)]

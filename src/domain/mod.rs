@@ -11,6 +11,7 @@ pub mod decide;
 pub mod forecast;
 pub mod identity;
 pub mod moment;
+pub mod number;
 pub mod outcome;
 pub mod pending;
 pub mod renewal;

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::domain::number::{to_f64, to_u64};
+
 /// How far ahead of its budget a server is given jobs, in seconds. A worker waits at most a second
 /// for its turn, and the burst is spent when it counts: so no job made here is turned away, even
 /// if somebody asks for an account or two by name meanwhile.
@@ -190,25 +192,6 @@ impl Room {
 /// At least one: the slowest budget lets one through.
 fn ahead(per_second: f64) -> f64 {
     (per_second * AHEAD).max(1.0)
-}
-
-#[expect(
-    clippy::as_conversions,
-    clippy::cast_precision_loss,
-    reason = "counts of jobs, far below 2^52"
-)]
-fn to_f64(count: u64) -> f64 {
-    count as f64
-}
-
-#[expect(
-    clippy::as_conversions,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "rates of jobs: small and not negative; a float cast saturates"
-)]
-fn to_u64(count: f64) -> u64 {
-    count as u64
 }
 
 #[cfg(test)]

@@ -33,6 +33,11 @@ impl Query {
         Self { index: BY_SERVICE, filter, sort: doc! { "_id": 1 }, limit }
     }
 
+    fn page(service: &str, after: Option<AccountId>, limit: u32) -> Self {
+        let filter = doc! { "platform": PLATFORM, SERVICE: service, "_id": beyond(after) };
+        Self::by_id(filter, limit)
+    }
+
     fn by_next_attempt(filter: Filter, limit: u32) -> Self {
         Self { index: DUE, filter, sort: doc! { NEXT: 1 }, limit }
     }
@@ -89,8 +94,7 @@ impl Store {
         after: Option<AccountId>,
         limit: u32,
     ) -> Result<Vec<Document>, StoreError> {
-        let filter = doc! { "platform": PLATFORM, SERVICE: service, "_id": beyond(after) };
-        self.documents(Query::by_id(filter, limit)).await
+        self.documents(Query::page(service, after, limit)).await
     }
 
     /// The same, with what their access tokens say.
@@ -100,8 +104,8 @@ impl Store {
         after: Option<AccountId>,
         limit: u32,
     ) -> Result<Vec<Document>, StoreError> {
-        let filter = doc! { "platform": PLATFORM, SERVICE: service, "_id": beyond(after) };
-        self.ask(Query::by_id(filter, limit), document::with_access(), document::read).await
+        let query = Query::page(service, after, limit);
+        self.ask(query, document::with_access(), document::read).await
     }
 
     /// The Bluesky accounts after `after`, by `_id`, of which no server is written down yet: a

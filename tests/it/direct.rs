@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::{join, join3};
-use mongodb::bson::{Bson, doc};
+use mongodb::bson::{Bson, DateTime, doc};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -53,9 +53,14 @@ async fn what_is_due_is_refreshed_while_redis_is_gone() {
     let fleet = Fleet::of(&world, &pds, 60).await;
     let daemon = daemon(&world, &pds, &[]).await;
     fleet.set_due(&world, LONG_DUE).await;
-    let broken = doc! { "$set": { "platformAccountId": 7 } };
     let odd = Fleet::of(&world, &pds, 1).await;
-    odd.set_due(&world, LONG_DUE).await;
+    // At once broken and due, so that nobody meets it in between.
+    let due = DateTime::from_millis(DateTime::now().timestamp_millis() + LONG_DUE);
+    let broken = doc! { "$set": {
+        "platformAccountId": 7, "tokenRefresh.service": pds.url().as_str(),
+        "tokenRefresh.nextAttemptAt": due, "tokenRefresh.failures": 1,
+        "tokenRefresh.attemptedAt": DateTime::now(),
+    } };
     let changed = world.accounts().update_one(odd.filter(), broken).await.expect("an update");
     assert_eq!(changed.modified_count, 1);
     // By the queue: it is there.
@@ -78,6 +83,7 @@ async fn what_is_due_is_refreshed_while_redis_is_gone() {
     fleet.assert_current(&world).await;
     assert_eq!(fleet.calls(), (3, 3));
     assert_eq!(odd.calls(), (0, 0), "it cannot be attempted");
+    assert_eq!(of_outcome(&daemon, "malformed"), 0, "and nobody tries, again and again");
 
     let (status, parts) = daemon.get("/readyz").await;
     assert_eq!((status, &parts["mongo"]), (503, &json!("up")), "{parts}");

@@ -50,7 +50,7 @@ async fn a_server_that_hangs_does_not_hold_up_another_one() {
     let (world, hung, good, daemon) = stage(&[("PDS_TIMEOUT", "2s")]).await;
     hung.fail_next(100_000, &Fault::Hang);
     // The hung server's accounts are the older ones, and come first wherever order counts.
-    let stuck = Fleet::of(&world, &hung, 120).await;
+    let stuck = Fleet::of(&world, &hung, 300).await;
     let fleet = Fleet::of(&world, &good, 300).await;
 
     let begun = Instant::now();
@@ -62,9 +62,9 @@ async fn a_server_that_hangs_does_not_hold_up_another_one() {
     let run = daemon.run(&id).await;
     let all_took = begun.elapsed();
 
-    assert!(4 * good_took < 3 * all_took, "{good_took:?} of {all_took:?}");
+    assert!(2 * good_took < all_took, "{good_took:?} of {all_took:?}");
     assert_eq!(fleet.calls(), (1, 1));
-    assert_eq!(run["outcomes"], json!({"refreshed": 300, "unreachable": 120}), "{run}");
+    assert_eq!(run["outcomes"], json!({"refreshed": 300, "unreachable": 300}), "{run}");
     assert_nobody_is_blamed(&world).await;
 
     // When the server is back, so are its accounts, by themselves.

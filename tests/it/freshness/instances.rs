@@ -6,7 +6,7 @@ use futures::future::join3;
 use refreshd::queue::Keys;
 use tokio::time::{Instant, sleep};
 
-use super::{FRESH, LIFE, becomes_fresh, stage, stale, stays_fresh};
+use super::{FRESH, LIFE, becomes_fresh, stage, stays_fresh};
 use crate::harness::daemon::Daemon;
 use crate::harness::fleet::Fleet;
 use crate::harness::scripted_pds::{Options, ScriptedPds};
@@ -41,7 +41,7 @@ async fn three_instances_refresh_each_account_once_a_cycle() {
     let daemons = three(&world, &pds).await;
     becomes_fresh(&world, LIFE).await;
     while fleet.calls().0 < CYCLES {
-        assert_eq!(stale(&world).await, 0);
+        assert_eq!(world.stale().await, 0);
         sleep(Duration::from_millis(200)).await;
     }
     let (fewest, most) = fleet.calls();
@@ -70,7 +70,7 @@ async fn when_the_one_that_plans_is_killed_nobody_becomes_stale() {
     daemons.remove(leading).kill().await;
     let mut taken_over = None;
     while killed.elapsed() < LONGER {
-        assert_eq!(stale(&world).await, 0, "{:?} after the kill", killed.elapsed());
+        assert_eq!(world.stale().await, 0, "{:?} after the kill", killed.elapsed());
         if taken_over.is_none() && leader(&world, &daemons).await.is_some() {
             taken_over = Some(killed.elapsed());
         }

@@ -80,7 +80,7 @@ async fn switching_it_off_clears_the_times_of_those_that_are_well_and_on_brings_
     assert_eq!(world.accounts().count_documents(is_null).await.expect("a count"), well.len());
     assert_eq!(scheduled(&world, &failing).await, 1, "what failed keeps its time");
     let calls = pds.total_calls();
-    eventually("they lapse", LIFE * 2, async || super::stale(&world).await >= well.len()).await;
+    eventually("they lapse", LIFE * 2, async || world.stale().await >= well.len()).await;
     assert_eq!(pds.total_calls(), calls);
     assert!(daemon.stop().await.success());
 

@@ -57,6 +57,18 @@ impl World {
         self.client.database("app")
     }
 
+    /// How many active accounts have an access token that has expired.
+    pub(crate) async fn stale(&self) -> u64 {
+        let expired = doc! { "status": "active", "tokenExpiry": { "$lte": DateTime::now() } };
+        self.accounts().count_documents(expired).await.expect("a count")
+    }
+
+    /// How many of them have one that is not known to live: it has expired, or its end is not known.
+    pub(crate) async fn not_known_fresh(&self) -> u64 {
+        let unknown = doc! { "status": "active", "tokenExpiry": null };
+        self.stale().await + self.accounts().count_documents(unknown).await.expect("a count")
+    }
+
     /// The application's collection.
     pub(crate) fn accounts(&self) -> Collection<Document> {
         self.database().collection("socialaccounts")

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use mongodb::bson::{DateTime, doc};
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -14,14 +13,6 @@ use crate::harness::scripted_pds::{Options, ScriptedPds};
 use crate::harness::world::World;
 use crate::harness::{PATIENCE, eventually};
 
-/// Active accounts whose access token has expired, or is not known to live.
-async fn stale(world: &World) -> u64 {
-    let dead =
-        vec![doc! { "tokenExpiry": { "$lte": DateTime::now() } }, doc! { "tokenExpiry": null }];
-    let stale = doc! { "status": "active", "$or": dead };
-    world.accounts().count_documents(stale).await.expect("a count")
-}
-
 /// Counts stale accounts every second until it is stopped; answers how often, and when it was not
 /// none.
 async fn watch(world: &World, stop: &CancellationToken) -> (usize, Vec<(Duration, u64)>) {
@@ -30,7 +21,7 @@ async fn watch(world: &World, stop: &CancellationToken) -> (usize, Vec<(Duration
     let mut ticks = interval(Duration::from_secs(1));
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         samples += 1;
-        let stale = stale(world).await;
+        let stale = world.not_known_fresh().await;
         if stale > 0 {
             found.push((begun.elapsed(), stale));
         }
@@ -60,7 +51,7 @@ async fn no_account_is_ever_stale() {
     let settings = settings(&world, &pds, &[("PDS_RATE_LIMIT", "off")]);
     let quarter = if is_long() { 0.75 } else { 0.2 };
     let one = Daemon::start_release(&settings).await;
-    eventually("all are known", PATIENCE, async || stale(&world).await == 0).await;
+    eventually("all are known", PATIENCE, async || world.not_known_fresh().await == 0).await;
 
     let stop = CancellationToken::new();
     let troubles = async {
