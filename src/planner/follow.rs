@@ -34,13 +34,18 @@ pub(super) struct Follower {
     parts: Parts,
     /// Asks for a sweep before its time.
     asked: Notify,
+    deaf: Trouble,
     held_up: Trouble,
 }
 
 impl Follower {
     pub(super) fn new(parts: Parts) -> Self {
-        let (begun, over) = ("changes of others are not seen", "changes of others are seen again");
-        Self { parts, asked: Notify::new(), held_up: Trouble::new("changes", begun, over) }
+        let (begun, over) =
+            ("changes of others are not heard", "changes of others are heard again");
+        let deaf = Trouble::new("changes", begun, over);
+        let (begun, over) = ("the sweep over all accounts is held up", "the sweep goes on");
+        let held_up = Trouble::new("sweep", begun, over);
+        Self { parts, asked: Notify::new(), deaf, held_up }
     }
 
     /// Follows until it is dropped.
@@ -62,7 +67,7 @@ impl Follower {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
-                    self.held_up.met(&error);
+                    self.deaf.met(&error);
                     sleep(PAUSE).await;
                 }
             }
@@ -91,7 +96,7 @@ impl Follower {
                     return Ok(true);
                 }
             }
-            self.held_up.over();
+            self.deaf.over();
             if saved.elapsed() >= EVERY {
                 saved = Instant::now();
                 store.save_place(&mut changes).await?;
@@ -106,7 +111,10 @@ impl Follower {
         loop {
             let begun = Instant::now();
             match sweep(&self.parts).await {
-                Ok(()) => self.rest(every.max(begun.elapsed() * SWEEP_SHARE), &mut before).await,
+                Ok(()) => {
+                    self.held_up.over();
+                    self.rest(every.max(begun.elapsed() * SWEEP_SHARE), &mut before).await;
+                }
                 Err(error) => {
                     self.held_up.met(&error);
                     sleep(PAUSE).await;
