@@ -1,5 +1,7 @@
 //! Reading accounts: one, a server's page by page, those due, those not yet told apart.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use mongodb::Cursor;
 use mongodb::bson::{Document as Filter, Document as Fields, RawDocument, RawDocumentBuf, doc};
@@ -44,18 +46,23 @@ impl Query {
 }
 
 impl Store {
-    /// The account's document; `None` if there is none of Bluesky's.
+    /// The account's document; `None` if there is none of Bluesky's. Read together with those that
+    /// others ask for.
     pub async fn load(&self, id: AccountId) -> Result<Option<Document>, StoreError> {
-        bounded(LONGEST_CALL, async {
-            let found = self
-                .accounts
-                .find_one(doc! { "_id": write::object_id(id), "platform": PLATFORM })
-                .projection(document::projection())
-                .max_time(LONGEST_READ)
-                .await?;
-            Ok(found.as_deref().and_then(document::read))
-        })
-        .await
+        let store = self.clone();
+        let loaded = self.loads.ask(id, move |ids| store.clone().load_all(ids)).await;
+        loaded.unwrap_or_else(|| Err(StoreError::broken_off()))
+    }
+
+    /// The answers are in the order of the ids.
+    async fn load_all(self, ids: Vec<AccountId>) -> Vec<Result<Option<Document>, StoreError>> {
+        match self.those(&ids, document::projection()).await {
+            Ok(documents) => {
+                let found: BTreeMap<_, _> = documents.into_iter().map(|it| (it.id, it)).collect();
+                ids.iter().map(|id| Ok(found.get(id).cloned())).collect()
+            }
+            Err(error) => ids.iter().map(|_| Err(error.clone())).collect(),
+        }
     }
 
     /// The distinct `tokenRefresh.service` of Bluesky accounts after `after`, in order, as they
@@ -142,12 +149,18 @@ impl Store {
 
     /// These accounts, with what their access tokens say.
     pub async fn some(&self, ids: &[AccountId]) -> Result<Vec<Document>, StoreError> {
+        self.those(ids, document::with_access()).await
+    }
+
+    async fn those(&self, ids: &[AccountId], fields: Fields) -> Result<Vec<Document>, StoreError> {
+        let all = one_batch(ids.len());
         let ids: Vec<_> = ids.iter().copied().map(write::object_id).collect();
         bounded(LONGEST_CALL, async {
             let find = self
                 .accounts
                 .find(doc! { "_id": { "$in": ids }, "platform": PLATFORM })
-                .projection(document::with_access())
+                .projection(fields)
+                .batch_size(all)
                 .max_time(LONGEST_READ);
             collect(find.await?, document::read).await
         })
@@ -221,6 +234,11 @@ impl Store {
         })
         .await
     }
+}
+
+/// A batch that takes so many documents: the server's own first one takes 101.
+pub(super) fn one_batch(documents: usize) -> u32 {
+    u32::try_from(documents).unwrap_or(u32::MAX).max(1)
 }
 
 async fn collect<T>(

@@ -2,12 +2,15 @@
 //! runs can walk them server by server and the planner finds them.
 
 use chrono::{DateTime, Utc};
-use mongodb::bson::{Bson, Document as BsonDocument, RawBsonRef, RawDocument, doc};
+use mongodb::bson::raw::cstr;
+use mongodb::bson::{RawBsonRef, RawDocumentBuf, rawdoc};
 
+use super::Store;
 use super::bound::{LONGEST_CALL, bounded};
 use super::error::{PATH_NOT_VIABLE, StoreError};
-use super::field::{date, date_or_null};
-use super::{Store, field, write};
+use super::field::date;
+use super::updates::{Failed, statement};
+use super::write::{Fields, guard, without_bookkeeping};
 use crate::domain::appraisal::Appraisal;
 use crate::domain::attempt::Expected;
 use crate::domain::outcome::Outcome;
@@ -29,103 +32,76 @@ impl Store {
     pub async fn appraise(&self, appraised: &[Appraised]) -> Result<u64, StoreError> {
         let mut matched = 0;
         for some in appraised.chunks(1_000) {
-            let updates: Vec<_> = some.iter().map(inside).collect();
-            let answer = self.update_all(updates).await?;
-            matched += answer.matched;
+            let (count, failed) = self.note(some.iter().map(inside)).await?;
+            matched += count;
             // Where `tokenRefresh` is no document, it becomes one.
-            let broken = answer.not_viable.iter().filter_map(|at| some.get(*at));
-            let updates: Vec<_> = broken.map(whole).collect();
-            if !updates.is_empty() {
-                matched += self.update_all(updates).await?.matched;
+            let (broken, refused): (Vec<_>, Vec<_>) =
+                failed.into_iter().partition(|failed| failed.code == PATH_NOT_VIABLE);
+            refused.iter().for_each(tell);
+            if !broken.is_empty() {
+                let broken = broken.iter().filter_map(|failed| some.get(failed.at));
+                let (count, refused) = self.note(broken.map(whole)).await?;
+                matched += count;
+                refused.iter().for_each(tell);
             }
         }
         Ok(matched)
     }
 
-    async fn update_all(&self, updates: Vec<BsonDocument>) -> Result<Answer, StoreError> {
-        bounded(LONGEST_CALL, async {
-            let command = doc! {
-                "update": self.collection(),
-                "updates": updates,
-                "ordered": false,
-                "writeConcern": { "w": "majority", "wtimeout": 10_000 },
-            };
-            let answer = self.db.run_command(command).await?;
-            let raw = mongodb::bson::RawDocumentBuf::try_from(&answer).map_err(|_bson| {
-                StoreError::Unanswered("the answer was not understood".to_owned())
-            })?;
-            Answer::read(&raw)
-        })
-        .await
+    async fn note(
+        &self,
+        statements: impl Iterator<Item = RawDocumentBuf>,
+    ) -> Result<(u64, Vec<Failed>), StoreError> {
+        let statements: Vec<_> = statements.collect();
+        let statements = statements.iter().map(|statement| &**statement);
+        let updated = bounded(LONGEST_CALL, self.update_all(statements, None)).await?;
+        Ok((updated.matched, updated.failed))
     }
 }
 
-fn inside(appraised: &Appraised) -> BsonDocument {
-    let mut filter = write::guard(&appraised.expected);
+/// A rule of the application's about that document, say: it stays as it is.
+fn tell(failed: &Failed) {
+    let code = failed.code;
+    tracing::warn!(
+        event = "appraisal",
+        code,
+        "MongoDB refuses to note when an account is due (write error {code})"
+    );
+}
+
+fn inside(appraised: &Appraised) -> RawDocumentBuf {
+    let mut filter = guard(&appraised.expected);
     // One that is missing or no date at all was read as none.
     let same = appraised
         .attempted_at
-        .map_or_else(|| doc! { "$not": { "$type": "date" } }, |at| doc! { "$eq": date(at) });
-    filter.insert("tokenRefresh.attemptedAt", same);
-    let mut set = write::dotted(&bookkeeping(&appraised.appraisal));
-    set.extend(expiry(&appraised.appraisal));
-    doc! { "q": filter, "u": { "$set": set } }
+        .map_or_else(|| rawdoc! { "$not": { "$type": "date" } }, |at| rawdoc! { "$eq": date(at) });
+    filter.append(cstr!("tokenRefresh.attemptedAt"), same);
+    let set = fields(appraised).inside(|set| bookkeeping(&appraised.appraisal, set));
+    statement(filter, set)
 }
 
-fn whole(appraised: &Appraised) -> BsonDocument {
-    let mut set = doc! { "tokenRefresh": bookkeeping(&appraised.appraisal) };
-    set.extend(expiry(&appraised.appraisal));
-    let filter = write::without_bookkeeping(write::guard(&appraised.expected));
-    doc! { "q": filter, "u": { "$set": set } }
+fn whole(appraised: &Appraised) -> RawDocumentBuf {
+    let set = fields(appraised).whole(|set| bookkeeping(&appraised.appraisal, set));
+    statement(without_bookkeeping(guard(&appraised.expected)), set)
 }
 
-fn expiry(appraisal: &Appraisal) -> Option<(String, Bson)> {
-    appraisal.token_expiry.map(|at| ("tokenExpiry".to_owned(), date(at).into()))
-}
-
-fn bookkeeping(appraisal: &Appraisal) -> BsonDocument {
-    let mut set = doc! {
-        "service": appraisal.service.as_str(),
-        "nextAttemptAt": date_or_null(appraisal.next_attempt_at),
-    };
-    if let Some(new) = &appraisal.new_token {
-        set.extend(doc! {
-            "judgedJti": &new.jti, "outcome": new.outcome.map(Outcome::as_str), "failures": 0,
-            "heardAt": Bson::Null, "heardAtServer": Bson::Null, "lastError": Bson::Null,
-        });
+fn fields(appraised: &Appraised) -> Fields {
+    let mut set = Fields::new();
+    if let Some(at) = appraised.appraisal.token_expiry {
+        set.put("tokenExpiry", date(at));
     }
     set
 }
 
-/// What an `update` command answers.
-struct Answer {
-    matched: u64,
-    /// The places of those that failed because `tokenRefresh` is no document.
-    not_viable: Vec<usize>,
-}
-
-impl Answer {
-    fn read(raw: &RawDocument) -> Result<Self, StoreError> {
-        if field::document(raw, "writeConcernError").is_some() {
-            return Err(StoreError::Unanswered("write concern error".to_owned()));
+fn bookkeeping(appraisal: &Appraisal, set: &mut Fields) {
+    set.put("service", appraisal.service.as_str());
+    set.put_or_null("nextAttemptAt", appraisal.next_attempt_at.map(date));
+    if let Some(new) = &appraisal.new_token {
+        set.put("judgedJti", new.jti.as_str());
+        set.put_or_null("outcome", new.outcome.map(Outcome::as_str));
+        set.put("failures", 0);
+        for field in ["heardAt", "heardAtServer", "lastError"] {
+            set.put(field, RawBsonRef::Null);
         }
-        let mut not_viable = Vec::new();
-        if let field::Field::Value(RawBsonRef::Array(errors)) = field::get(raw, "writeErrors") {
-            for error in errors.into_iter().flatten().filter_map(RawBsonRef::as_document) {
-                let code = field::count(error, "code").unwrap_or_default();
-                match field::count(error, "index").map(usize::try_from) {
-                    Some(Ok(at)) if i32::try_from(code) == Ok(PATH_NOT_VIABLE) => {
-                        not_viable.push(at);
-                    }
-                    // A rule of the application's about that document, say: it stays as it is.
-                    _ => tracing::warn!(
-                        event = "appraisal",
-                        code,
-                        "MongoDB refuses to note when an account is due (write error {code})"
-                    ),
-                }
-            }
-        }
-        Ok(Self { matched: field::count(raw, "n").unwrap_or_default(), not_viable })
     }
 }

@@ -10,12 +10,13 @@ use mongodb::options::{
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::bound::{LONGEST_CALL, bounded};
+use super::gather::Gather;
 use super::{Store, StoreError};
 
 /// How long a usable server is looked for, and how long a connection may take to be made.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a write waits for a majority.
-const MAJORITY_WAIT: Duration = Duration::from_secs(10);
+pub(super) const MAJORITY_WAIT: Duration = Duration::from_secs(10);
 const POOL_SIZE: u32 = 32;
 
 /// Where the accounts are.
@@ -45,7 +46,7 @@ impl Store {
             .build();
         let db = client.database_with_options(&config.database, options);
         let accounts = db.collection::<RawDocumentBuf>(&config.collection);
-        Ok(Self { client, db, accounts })
+        Ok(Self { client, db, accounts, loads: Gather::new(), writes: Gather::new() })
     }
 }
 

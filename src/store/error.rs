@@ -41,6 +41,11 @@ impl StoreError {
         matches!(self, Self::Unanswered(_))
     }
 
+    /// The call was dropped half-way, by a panic or the end of the process.
+    pub(super) fn broken_off() -> Self {
+        Self::Unanswered("it was broken off".to_owned())
+    }
+
     /// Whether the same call can succeed later without anybody doing something.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Unanswered(_))
@@ -91,7 +96,7 @@ impl From<Error> for StoreError {
                 Self::Unanswered(format!("write concern error {}", error.code))
             }
             ErrorKind::Write(WriteFailure::WriteError(error)) => {
-                Self::Refused(said(error.code, &error.message))
+                refused(error.code, &error.message)
             }
             ErrorKind::InsertMany(failed) => match &failed.write_errors {
                 Some(errors) if !errors.is_empty() => {
@@ -124,6 +129,11 @@ fn command(error: &CommandError) -> StoreError {
         }
         code => StoreError::Refused(said(code, &error.message)),
     }
+}
+
+/// One write of the server's refusal, such as for a rule of the application's about its document.
+pub(super) fn refused(code: i32, message: &str) -> StoreError {
+    StoreError::Refused(said(code, message))
 }
 
 fn said(code: i32, message: &str) -> String {

@@ -12,6 +12,7 @@ mod document;
 mod error;
 mod failures;
 mod field;
+mod gather;
 mod indexes;
 mod listing;
 mod run;
@@ -19,6 +20,7 @@ mod run_rows;
 mod runs;
 mod schedule;
 mod servers;
+mod updates;
 mod write;
 
 use std::fmt;
@@ -33,12 +35,17 @@ pub use changes::{Changes, Heard};
 pub use connect::StoreConfig;
 pub use error::StoreError;
 pub use failures::Failure;
+use gather::Gather;
 pub use indexes::IndexReport;
 pub use listing::{AccountFilter, AccountRow};
 pub use run::{Counts, Run, RunState};
 pub use run_rows::{Advance, RunRow};
 pub use schedule::Tick;
 pub use write::Cas;
+use write::{Write, Written};
+
+use crate::domain::account;
+use crate::domain::identity::AccountId;
 
 /// The value of `platform` that makes a document ours.
 const PLATFORM: &str = "bluesky";
@@ -56,6 +63,8 @@ pub struct Store {
     client: Client,
     db: Database,
     accounts: Collection<RawDocumentBuf>,
+    loads: Gather<AccountId, Result<Option<account::Document>, StoreError>>,
+    writes: Gather<Write, Written>,
 }
 
 impl Store {

@@ -1,5 +1,7 @@
 //! The compare-and-set: who wins, what is changed, and what a lost reply comes to.
 
+use futures::future::join_all;
+use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson as Value, Document as Bson, doc};
 use refreshd::domain::account::{Document, Status, StoredToken};
 use refreshd::domain::attempt::Save;
@@ -270,7 +272,7 @@ async fn a_lost_reply_is_repaired_without_a_replica_set() {
 }
 
 #[tokio::test]
-async fn on_a_replica_set_the_driver_repairs_a_lost_reply_itself() {
+async fn a_lost_reply_is_repaired_on_a_replica_set() {
     let server = MongoServer::shared().await;
     let proxy = Proxy::marking(server.port(), "refreshToken").await;
     let uri = format!("mongodb://127.0.0.1:{}/?directConnection=true", proxy.port());
@@ -278,6 +280,69 @@ async fn on_a_replica_set_the_driver_repairs_a_lost_reply_itself() {
     let id = place.insert(&account("active")).await;
     let save = rotation(&place.load(id).await);
     proxy.lose_next_reply();
-    assert!(matches!(place.store.save(&save).await.unwrap(), Cas::Stored));
+    let error = place.store.save(&save).await.unwrap_err();
+    assert!(error.may_have_written(), "{error}");
     assert!(!proxy.is_armed());
+    let now = missed(place.store.save(&save).await.unwrap());
+    assert_eq!(settled(now.as_ref()), Settlement::Stored);
+}
+
+#[tokio::test]
+async fn of_many_writes_at_once_each_gets_its_own_answer() {
+    let place = Place::shared().await;
+    let mut saves = Vec::new();
+    for n in 0..300 {
+        let mut document = account("active");
+        if n % 50 == 7 {
+            document.insert("tokenRefresh", "of another type");
+        }
+        let id = place.insert(&document).await;
+        saves.push(rotation(&place.load(id).await));
+    }
+    let id = |n: usize| saves[n].expected.id;
+    place.set(id(20), doc! { "refreshToken": jwt("c", 150) }).await;
+    place.set(id(30), doc! { "refreshToken": Value::Null }).await;
+    let gone = ObjectId::from_bytes(id(40).bytes());
+    place.accounts.delete_one(doc! { "_id": gone }).await.unwrap();
+
+    let answers = join_all(saves.iter().map(|save| place.store.save(save))).await;
+    for (n, answer) in answers.into_iter().enumerate() {
+        let settled = match answer.unwrap() {
+            Cas::Stored => Settlement::Stored,
+            Cas::Missed(document) => settled(document.as_ref()),
+        };
+        let lost = [20, 30, 40].contains(&n);
+        let expected = if lost { Settlement::Superseded } else { Settlement::Stored };
+        assert_eq!(settled, expected, "{n}");
+        if !lost {
+            let document = place.load(id(n)).await;
+            assert!(matches!(document.token, StoredToken::Token(it) if it.jti() == "n"), "{n}");
+            assert_eq!(document.kept.refreshed_at, Some(at(0)), "{n}");
+        }
+    }
+    assert!(place.find(id(40)).await.is_none());
+    assert_eq!(place.find(id(30)).await.unwrap().get("refreshToken"), Some(&Value::Null));
+}
+
+#[tokio::test]
+async fn a_write_that_mongodb_refuses_spoils_no_other() {
+    let place = Place::shared().await;
+    let mut saves = Vec::new();
+    for _ in 0..50 {
+        let id = place.insert(&account("active")).await;
+        saves.push(rotation(&place.load(id).await));
+    }
+    saves[10].change.rotation.as_mut().unwrap().handle = Handle::parse("refused.test");
+    let rule = doc! { "platformUsername": { "$ne": "refused.test" } };
+    let change = doc! { "collMod": place.store.collection(), "validator": rule };
+    place.client.database(place.store.database()).run_command(change).await.unwrap();
+
+    let answers = join_all(saves.iter().map(|save| place.store.save(save))).await;
+    for (n, answer) in answers.into_iter().enumerate() {
+        match answer {
+            Ok(Cas::Stored) => assert_ne!(n, 10),
+            Ok(Cas::Missed(now)) => panic!("{n} missed: {now:?}"),
+            Err(error) => assert!(n == 10 && !error.is_transient(), "{n}: {error}"),
+        }
+    }
 }
