@@ -1,7 +1,9 @@
 //! Names of people, accounts and servers, parsed once and valid ever after.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use thiserror::Error;
 use url::{Host, Url};
@@ -23,7 +25,7 @@ pub enum IdentityError {
 /// A decentralised identifier, `did:method:id`, at most 2,048 characters
 /// (<https://atproto.com/specs/did>).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Did(String);
+pub struct Did(Arc<str>);
 
 impl Did {
     /// The longest DID that is accepted, in bytes.
@@ -49,7 +51,7 @@ impl FromStr for Did {
             && method.bytes().all(|b| b.is_ascii_lowercase())
             && id.bytes().all(id_byte)
             && id.bytes().last().is_some_and(|b| b != b':' && b != b'%');
-        if good { Ok(Self(text.to_owned())) } else { Err(IdentityError::Did) }
+        if good { Ok(Self(text.into())) } else { Err(IdentityError::Did) }
     }
 }
 
@@ -130,9 +132,18 @@ impl FromStr for AccountId {
     }
 }
 
+/// The hexadecimal digit of half a byte.
+fn digit(half: u8) -> u8 {
+    half + if half < 10 { b'0' } else { b'a' - 10 }
+}
+
 impl fmt::Display for AccountId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let mut digits = [0; 24];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+        }
+        f.write_str(str::from_utf8(&digits).unwrap_or_default())
     }
 }
 
@@ -144,7 +155,7 @@ impl fmt::Debug for AccountId {
 
 /// The origin of a server that refreshes sessions: scheme, host and port, no trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ServiceUrl(String);
+pub struct ServiceUrl(Arc<str>);
 
 impl ServiceUrl {
     /// The origin as text, such as `https://bsky.social`.
@@ -153,15 +164,61 @@ impl ServiceUrl {
     }
 
     /// The host: a name or an address.
-    pub fn host(&self) -> Option<Host<String>> {
-        Url::parse(&self.0).ok()?.host().map(|host| host.to_owned())
+    pub fn host(&self) -> Option<Host<&str>> {
+        let (_, authority) = self.0.split_once("://")?;
+        if let Some((address, _)) = authority.strip_prefix('[').and_then(|it| it.split_once(']')) {
+            return address.parse().ok().map(Host::Ipv6);
+        }
+        let host = authority.split_once(':').map_or(authority, |(host, _port)| host);
+        Some(host.parse().map_or(Host::Domain(host), Host::Ipv4))
     }
+}
+
+/// Whether a text is an origin as `url` would write it, told without taking it apart: almost every one
+/// that is read was written by us. `false` says nothing.
+fn is_canonical(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let Some(authority) = rest else { return false };
+    let (host, port) = match authority.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (authority, None),
+    };
+    // The schemes' own ports, which are left out, and those that begin with a zero are not.
+    let good_port = port.is_none_or(|port| {
+        !matches!(port, "80" | "443")
+            && !port.starts_with(['0', '+'])
+            && port.parse::<u16>().is_ok()
+    });
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && !label.starts_with("xn--")
+    };
+    // A last label that begins with a digit could be the end of an address in one of its many forms.
+    let is_name = host.len() <= 253
+        && host.split('.').all(label)
+        && host
+            .rsplit('.')
+            .next()
+            .is_some_and(|last| last.starts_with(|c: char| c.is_ascii_lowercase()));
+    good_port && (is_name || host.parse::<Ipv4Addr>().is_ok())
 }
 
 impl FromStr for ServiceUrl {
     type Err = IdentityError;
 
     fn from_str(text: &str) -> Result<Self, IdentityError> {
+        if is_canonical(text) {
+            return Ok(Self(text.into()));
+        }
+        Self::read(text)
+    }
+}
+
+impl ServiceUrl {
+    fn read(text: &str) -> Result<Self, IdentityError> {
         let url = Url::parse(text).map_err(|_url| IdentityError::ServiceUrl)?;
         let bare = matches!(url.scheme(), "http" | "https")
             && url.has_host()
@@ -171,7 +228,7 @@ impl FromStr for ServiceUrl {
             && url.username().is_empty()
             && url.password().is_none();
         if bare {
-            Ok(Self(url.origin().ascii_serialization()))
+            Ok(Self(url.origin().ascii_serialization().into()))
         } else {
             Err(IdentityError::ServiceUrl)
         }
@@ -186,7 +243,27 @@ impl fmt::Display for ServiceUrl {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn the_short_way_to_an_origin_leads_where_the_long_one_does(
+            text in r"https?://([a-z0-9.-]{1,12}|[0-9]{1,3}(\.[0-9]{1,3}){0,4}|(a|xn-|0x)[a-f0-9.-]{0,8})(:[0-9+]{1,6})?",
+        ) {
+            let long = ServiceUrl::read(&text);
+            if is_canonical(&text) {
+                prop_assert_eq!(long.as_ref().map(ServiceUrl::as_str), Ok(text.as_str()));
+            }
+            if let Ok(origin) = long {
+                let host = Url::parse(&text).unwrap().host().map(|host| host.to_owned());
+                prop_assert_eq!(origin.host().map(|host| host.to_owned()), host);
+                let again = ServiceUrl::read(origin.as_str());
+                prop_assert_eq!(again, Ok(origin));
+            }
+        }
+    }
 
     #[test]
     fn dids() {

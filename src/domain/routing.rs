@@ -16,7 +16,7 @@ pub struct Routing {
 impl Routing {
     /// `home` is `BLUESKY_SERVICE_URL`; with `by_audience` false every call goes there.
     pub fn new(home: ServiceUrl, by_audience: bool, allow_private: bool) -> Self {
-        let home_host = home.host();
+        let home_host = home.host().map(|host| host.to_owned());
         Self { home, home_host, by_audience, allow_private }
     }
 
@@ -48,7 +48,9 @@ impl Routing {
         let secure: ServiceUrl = format!("https://{authority}").parse().ok()?;
         let host = secure.host()?;
         let has_port = authority.contains(':');
-        if is_bluesky(&host) || (!has_port && Some(&host) == self.home_host.as_ref()) {
+        if is_bluesky(&host)
+            || (!has_port && self.home_host.as_ref().is_some_and(|home| *home == host))
+        {
             return None;
         }
         if self.allow_private && is_loopback(&host) {
@@ -58,13 +60,13 @@ impl Routing {
     }
 }
 
-fn is_bluesky(host: &Host<String>) -> bool {
-    matches!(host, Host::Domain(name) if name == "bsky.social" || name.ends_with(".bsky.network"))
+fn is_bluesky(host: &Host<&str>) -> bool {
+    matches!(host, Host::Domain(name) if *name == "bsky.social" || name.ends_with(".bsky.network"))
 }
 
-fn is_loopback(host: &Host<String>) -> bool {
+fn is_loopback(host: &Host<&str>) -> bool {
     match host {
-        Host::Domain(name) => name == "localhost",
+        Host::Domain(name) => *name == "localhost",
         Host::Ipv4(address) => address.is_loopback(),
         Host::Ipv6(address) => address.is_loopback(),
     }

@@ -4,6 +4,7 @@
 //! to. `exp`, `iat`, `sub`, `aud` and `jti` are read for scheduling and comparing alone.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -84,9 +85,11 @@ fn to_whole(seconds: f64) -> Option<i64> {
     (0.0..1e11).contains(&seconds).then_some(seconds as i64)
 }
 
-/// An access token: what posting uses, for some two hours.
+/// An access token: what posting uses, for some two hours. Cheap to clone.
 #[derive(Clone)]
-pub struct AccessJwt {
+pub struct AccessJwt(Arc<Access>);
+
+struct Access {
     token: SecretString,
     issued_at: Option<DateTime<Utc>>,
     expires_at: DateTime<Utc>,
@@ -98,30 +101,30 @@ impl AccessJwt {
         let claims = raw_claims(token)?;
         let expires_at = instant(claims.exp.as_ref())?;
         let issued_at = instant(claims.iat.as_ref()).ok();
-        Ok(Self { token: token.into(), issued_at, expires_at })
+        Ok(Self(Arc::new(Access { token: token.into(), issued_at, expires_at })))
     }
 
     /// From its issue to its end; a token that does not tell is taken for one of the usual life.
     pub fn life(&self) -> Life {
-        let expires_at = self.expires_at;
-        let issued_at = self.issued_at.filter(|at| *at < expires_at);
+        let Access { issued_at, expires_at, .. } = *self.0;
+        let issued_at = issued_at.filter(|at| *at < expires_at);
         Life { issued_at: issued_at.unwrap_or_else(|| before(expires_at)), expires_at }
     }
 
     /// The claim `exp`.
     pub fn expires_at(&self) -> DateTime<Utc> {
-        self.expires_at
+        self.0.expires_at
     }
 
     /// The token itself, for the store and nothing else.
     pub fn expose(&self) -> &str {
-        self.token.expose_secret()
+        self.0.token.expose_secret()
     }
 }
 
 impl fmt::Debug for AccessJwt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AccessJwt(exp {})", self.expires_at)
+        write!(f, "AccessJwt(exp {})", self.0.expires_at)
     }
 }
 
@@ -147,9 +150,11 @@ impl Life {
     }
 }
 
-/// A refresh token: spent by its one use, and one link of the session's chain.
+/// A refresh token: spent by its one use, and one link of the session's chain. Cheap to clone.
 #[derive(Clone)]
-pub struct RefreshJwt {
+pub struct RefreshJwt(Arc<Refresh>);
+
+struct Refresh {
     token: SecretString,
     subject: String,
     audience: String,
@@ -162,51 +167,51 @@ impl RefreshJwt {
     /// Reads a token's claims.
     pub fn parse(token: &str) -> Result<Self, TokenError> {
         let claims = raw_claims(token)?;
-        Ok(Self {
+        Ok(Self(Arc::new(Refresh {
             subject: text(claims.sub).ok_or(TokenError::Claims)?,
             audience: text(claims.aud).unwrap_or_default(),
             jti: text(claims.jti).unwrap_or_else(|| fingerprint(token)),
             issued_at: instant(claims.iat.as_ref())?,
             expires_at: instant(claims.exp.as_ref())?,
             token: token.into(),
-        })
+        })))
     }
 
     /// The claim `sub`: the account's DID.
     pub fn subject(&self) -> &str {
-        &self.subject
+        &self.0.subject
     }
 
     /// The claim `aud`: `did:web:` and the host of the server that can refresh it.
     pub fn audience(&self) -> &str {
-        &self.audience
+        &self.0.audience
     }
 
     /// The claim `jti`, which names the link of the chain: two tokens of the same `jti` are
     /// copies of one link. A server that sends none gets a fingerprint of the token.
     pub fn jti(&self) -> &str {
-        &self.jti
+        &self.0.jti
     }
 
     /// The claim `iat`.
     pub fn issued_at(&self) -> DateTime<Utc> {
-        self.issued_at
+        self.0.issued_at
     }
 
     /// The claim `exp`.
     pub fn expires_at(&self) -> DateTime<Utc> {
-        self.expires_at
+        self.0.expires_at
     }
 
     /// The token itself, for the store and the request header, and nothing else.
     pub fn expose(&self) -> &str {
-        self.token.expose_secret()
+        self.0.token.expose_secret()
     }
 
     /// The life of the access token that came with it and ends at `expires_at`, or after the usual
     /// time where that is unknown or of another pair.
     pub fn access_life(&self, expires_at: Option<DateTime<Utc>>) -> Life {
-        let issued_at = self.issued_at;
+        let issued_at = self.0.issued_at;
         let expires_at = expires_at.filter(|at| *at > issued_at);
         Life { issued_at, expires_at: expires_at.unwrap_or_else(|| after(issued_at)) }
     }
@@ -219,7 +224,7 @@ impl RefreshJwt {
 
 impl fmt::Debug for RefreshJwt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RefreshJwt(iat {}, exp {})", self.issued_at, self.expires_at)
+        write!(f, "RefreshJwt(iat {}, exp {})", self.0.issued_at, self.0.expires_at)
     }
 }
 
