@@ -10,15 +10,12 @@ use crate::domain::identity::{AccountId, Did};
 use crate::domain::moment::Moment;
 use crate::domain::session::{AccessJwt, RefreshJwt};
 
-/// The fields that [`read`] looks at; nothing else is fetched.
+/// The fields that [`read`] looks at. `tokenRefresh` is fetched whole: a path into it costs MongoDB
+/// more than the few fields that are left out.
 pub(super) fn projection() -> Bson {
     doc! {
         "platformAccountId": 1, "platformUsername": 1, "refreshToken": 1, "status": 1,
-        "tokenExpiry": 1,
-        "tokenRefresh.refreshedAt": 1, "tokenRefresh.attemptedAt": 1, "tokenRefresh.service": 1,
-        "tokenRefresh.outcome": 1, "tokenRefresh.failures": 1, "tokenRefresh.nextAttemptAt": 1,
-        "tokenRefresh.judgedJti": 1, "tokenRefresh.heardAt": 1,
-        "tokenRefresh.heardAtServer": 1,
+        "tokenExpiry": 1, "tokenRefresh": 1,
     }
 }
 
@@ -32,19 +29,32 @@ pub(super) fn with_access() -> Bson {
 /// Understands a document as far as it can be. `None`: its `_id` is no `ObjectId`, so that
 /// nothing can be said about it.
 pub(super) fn read(raw: &RawDocument) -> Option<Document> {
-    let id = AccountId::from_bytes(field::object_id(raw, "_id")?);
-    let did = field::short_text(raw, "platformAccountId");
-    let handle = field::short_text(raw, "platformUsername");
-    let status = Status::read(field::text(raw, "status"));
-    let token_expiry = field::time(raw, "tokenExpiry");
-    let kept = field::document(raw, "tokenRefresh").map(bookkeeping).unwrap_or_default();
-    let (token, refresh) = token(field::get(raw, "refreshToken"));
+    let [id, did, handle, status, refresh, access, token_expiry, kept] = field::all(
+        raw,
+        [
+            "_id",
+            "platformAccountId",
+            "platformUsername",
+            "status",
+            "refreshToken",
+            "accessToken",
+            "tokenExpiry",
+            "tokenRefresh",
+        ],
+    );
+    let id = AccountId::from_bytes(id.object_id()?);
+    let handle = handle.short_text();
+    let status = Status::read(status.text());
+    let token_expiry = token_expiry.time();
+    let kept = kept.document().map(bookkeeping).unwrap_or_default();
+    let (token, refresh) = token(refresh);
     let account = refresh.and_then(|refresh| {
-        let did = identity(field::get(raw, "platformAccountId"))?;
+        let did = identity(did)?;
         let (handle, kept) = (handle.clone(), kept.clone());
         Ok(Account { id, did, handle, refresh, status, token_expiry, kept })
     });
-    let access = field::text(raw, "accessToken").and_then(|text| AccessJwt::parse(text).ok());
+    let did = did.short_text();
+    let access = access.text().and_then(|text| AccessJwt::parse(text).ok());
     let access = access.map(|token| token.life());
     Some(Document { id, did, handle, status, token_expiry, access, kept, token, account })
 }
@@ -77,21 +87,38 @@ fn identity(field: Field<'_>) -> Result<Did, Unusable> {
 }
 
 fn bookkeeping(raw: &RawDocument) -> Bookkeeping {
+    let [refreshed, attempted, service, outcome, failures, next, judged, ours, theirs] = field::all(
+        raw,
+        [
+            "refreshedAt",
+            "attemptedAt",
+            "service",
+            "outcome",
+            "failures",
+            "nextAttemptAt",
+            "judgedJti",
+            "heardAt",
+            "heardAtServer",
+        ],
+    );
     Bookkeeping {
-        refreshed_at: field::time(raw, "refreshedAt"),
-        attempted_at: field::time(raw, "attemptedAt"),
-        service: field::text(raw, "service").and_then(|text| text.parse().ok()),
-        outcome: field::text(raw, "outcome").and_then(|text| text.parse().ok()),
-        failures: failures(raw),
-        next_attempt_at: field::time(raw, "nextAttemptAt"),
-        judged_jti: field::text(raw, "judgedJti").map(str::to_owned),
-        heard: field::time(raw, "heardAt")
-            .map(|ours| Moment { ours, theirs: field::time(raw, "heardAtServer") }),
+        refreshed_at: refreshed.time(),
+        attempted_at: attempted.time(),
+        service: service.text().and_then(|text| text.parse().ok()),
+        outcome: outcome.text().and_then(|text| text.parse().ok()),
+        failures: to_failures(failures),
+        next_attempt_at: next.time(),
+        judged_jti: judged.text().map(str::to_owned),
+        heard: ours.time().map(|ours| Moment { ours, theirs: theirs.time() }),
     }
 }
 
 pub(super) fn failures(raw: &RawDocument) -> u32 {
-    field::count(raw, "failures").map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX))
+    to_failures(field::get(raw, "failures"))
+}
+
+fn to_failures(count: Field<'_>) -> u32 {
+    count.count().map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]

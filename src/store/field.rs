@@ -17,57 +17,97 @@ pub(super) enum Field<'a> {
     Broken,
 }
 
-/// The field `key`. A text beside it that is not UTF-8 does not hide it, as it would from
+impl<'a> Field<'a> {
+    fn value(self) -> Option<RawBsonRef<'a>> {
+        match self {
+            Field::Value(value) => Some(value),
+            Field::Nothing | Field::Broken => None,
+        }
+    }
+
+    pub(super) fn text(self) -> Option<&'a str> {
+        self.value()?.as_str()
+    }
+
+    /// A text for people, cut to a sane length.
+    pub(super) fn short_text(self) -> Option<String> {
+        self.text().map(cut)
+    }
+
+    pub(super) fn time(self) -> Option<DateTime<Utc>> {
+        DateTime::from_timestamp_millis(self.value()?.as_datetime()?.timestamp_millis())
+    }
+
+    pub(super) fn object_id(self) -> Option<[u8; 12]> {
+        self.value()?.as_object_id().map(|id| id.bytes())
+    }
+
+    pub(super) fn document(self) -> Option<&'a RawDocument> {
+        self.value()?.as_document()
+    }
+
+    /// A count, of whatever numeric type: JavaScript writes whole numbers as it likes.
+    pub(super) fn count(self) -> Option<u64> {
+        number(self.value()?)
+    }
+}
+
+/// The fields `keys`. A text beside them that is not UTF-8 does not hide them, as it would from
 /// `RawDocument::get`; bytes that are no document at all never pass for a missing field.
-pub(super) fn get<'a>(raw: &'a RawDocument, key: &str) -> Field<'a> {
+pub(super) fn all<'a, const N: usize>(raw: &'a RawDocument, keys: [&str; N]) -> [Field<'a>; N] {
+    let mut found = [None; N];
+    let mut missing = Field::Nothing;
     for element in raw.iter_elements() {
-        let Ok(element) = element else { return Field::Broken };
-        if element.key().as_str() == key {
-            return match element.value() {
+        let Ok(element) = element else {
+            missing = Field::Broken;
+            break;
+        };
+        let name = element.key().as_str();
+        let place = keys.iter().zip(&mut found).find(|(key, _)| **key == name);
+        // Of two fields of one name, the first counts.
+        if let Some((_, place @ None)) = place {
+            *place = Some(match element.value() {
                 Ok(RawBsonRef::Null | RawBsonRef::Undefined) => Field::Nothing,
                 Ok(value) => Field::Value(value),
                 Err(_) => Field::Broken,
-            };
+            });
         }
     }
-    Field::Nothing
+    found.map(|field| field.unwrap_or(missing))
 }
 
-fn value<'a>(raw: &'a RawDocument, key: &str) -> Option<RawBsonRef<'a>> {
-    match get(raw, key) {
-        Field::Value(value) => Some(value),
-        Field::Nothing | Field::Broken => None,
-    }
+pub(super) fn get<'a>(raw: &'a RawDocument, key: &str) -> Field<'a> {
+    let [field] = all(raw, [key]);
+    field
 }
 
 pub(super) fn text<'a>(raw: &'a RawDocument, key: &str) -> Option<&'a str> {
-    value(raw, key)?.as_str()
+    get(raw, key).text()
 }
 
 /// A text for people, cut to a sane length.
 pub(super) fn short_text(raw: &RawDocument, key: &str) -> Option<String> {
-    text(raw, key).map(cut)
+    get(raw, key).short_text()
 }
 
 pub(super) fn time(raw: &RawDocument, key: &str) -> Option<DateTime<Utc>> {
-    DateTime::from_timestamp_millis(value(raw, key)?.as_datetime()?.timestamp_millis())
+    get(raw, key).time()
 }
 
 pub(super) fn boolean(raw: &RawDocument, key: &str) -> Option<bool> {
-    value(raw, key)?.as_bool()
+    get(raw, key).value()?.as_bool()
 }
 
 pub(super) fn object_id(raw: &RawDocument, key: &str) -> Option<[u8; 12]> {
-    value(raw, key)?.as_object_id().map(|id| id.bytes())
+    get(raw, key).object_id()
 }
 
 pub(super) fn document<'a>(raw: &'a RawDocument, key: &str) -> Option<&'a RawDocument> {
-    value(raw, key)?.as_document()
+    get(raw, key).document()
 }
 
-/// A count, of whatever numeric type: JavaScript writes whole numbers as it likes.
 pub(super) fn count(raw: &RawDocument, key: &str) -> Option<u64> {
-    number(value(raw, key)?)
+    get(raw, key).count()
 }
 
 pub(super) fn number(value: RawBsonRef<'_>) -> Option<u64> {
