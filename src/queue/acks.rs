@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::job::{Entry, Finished};
+use super::lane::Lane;
 use super::{Inner, QueueError};
 use crate::domain::identity::AccountId;
 
@@ -15,6 +16,9 @@ const BATCH: usize = 512;
 
 /// Finished jobs that may wait; beyond it handlers wait with their slots taken.
 pub(super) const WAITING: usize = 1_024;
+
+/// How long the first of a batch waits for others.
+const LINGER: Duration = Duration::from_millis(2);
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LAST: Duration = Duration::from_secs(2);
@@ -32,6 +36,7 @@ pub(super) struct Ack {
 pub(super) async fn acknowledge(queue: Arc<Inner>, mut jobs: mpsc::Receiver<Ack>) {
     let mut batch = Vec::with_capacity(BATCH);
     while jobs.recv_many(&mut batch, BATCH).await > 0 {
+        gather(&mut jobs, &mut batch).await;
         let mut wait = RETRY_FIRST;
         while let Err(error) = end(&queue, &batch).await {
             tracing::debug!(jobs = batch.len(), "finished jobs wait for redis: {error}");
@@ -42,6 +47,19 @@ pub(super) async fn acknowledge(queue: Arc<Inner>, mut jobs: mpsc::Receiver<Ack>
         queue.held.remove(batch.iter().map(|ack| &ack.entry));
         batch.clear();
         queue.acked.notify_one();
+    }
+}
+
+/// Lets others join, unless the batch is full or somebody may be waiting for one of its jobs.
+async fn gather(jobs: &mut mpsc::Receiver<Ack>, batch: &mut Vec<Ack>) {
+    let until = Instant::now() + LINGER;
+    let is_urgent = |ack: &Ack| ack.entry.lane == Lane::Manual;
+    while batch.len() < BATCH && !batch.iter().any(is_urgent) {
+        let left = BATCH - batch.len();
+        // None came: it is late, or all senders are gone.
+        if !matches!(timeout_at(until, jobs.recv_many(batch, left)).await, Ok(1..)) {
+            return;
+        }
     }
 }
 

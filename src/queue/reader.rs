@@ -85,7 +85,7 @@ impl Reader {
         // The lower lanes may have more for the next slot.
         tokio::select! {
             news = watch.news() => news.map_err(|error| self.queue.failed(&error)),
-            () = self.slots.freed() => Ok(()),
+            () = self.slots.freed_together() => Ok(()),
         }
     }
 

@@ -6,35 +6,58 @@ local time = redis.call('TIME')
 -- Microseconds: an account's claim is held in between, so no two of its jobs share one.
 local suffix = string.format('-%014x', time[1] * 1000000 + time[2])
 
+-- What is counted and claimed, to be written at the end by `settle`, once for all jobs.
+local counted, opened, claimed = {}, {}, {}
+
 local function count(service, by)
-  if service ~= '' and redis.call('HINCRBY', meter, service, by) <= 0 then
-    redis.call('HDEL', meter, service)
+  if service ~= '' then counted[service] = (counted[service] or 0) + by end
+end
+
+local function open(run, by) opened[run] = (opened[run] or 0) + by end
+
+local function settle()
+  local fields = {}
+  for account, claim in pairs(claimed) do
+    local n = #fields
+    fields[n + 1], fields[n + 2] = account, claim
+  end
+  if #fields > 0 then redis.call('HSET', claims, unpack(fields)) end
+  for service, by in pairs(counted) do
+    if redis.call('HINCRBY', meter, service, by) <= 0 then redis.call('HDEL', meter, service) end
+  end
+  for run, by in pairs(opened) do
+    local key = prefix..'run:'..run
+    -- A run that Redis has forgotten stays forgotten, so that its planner notices.
+    if redis.call('HEXISTS', key, 'open') == 1 then redis.call('HINCRBY', key, 'open', by) end
   end
 end
 
-local function open(run, by)
-  local key = prefix..'run:'..run
-  -- A run that Redis has forgotten stays forgotten, so that its planner notices.
-  if redis.call('HEXISTS', key, 'open') == 1 then redis.call('HINCRBY', key, 'open', by) end
-end
-
+local exists = {}
 local function add(lane, id, payload)
   local key = lanes[lane]
-  if redis.call('EXISTS', key) == 0 then
+  if not exists[lane] and redis.call('EXISTS', key) == 0 then
     redis.call('XGROUP', 'CREATE', key, 'workers', '0', 'MKSTREAM')
   end
+  exists[lane] = true
   return redis.call('XADD', key, '*', 'id', id, 'j', payload)
 end
 
 local function claim(account, lane, entry, id, service, runs, watched)
-  redis.call('HSET', claims, account,
-    lane..'|'..entry..'|'..id..'|'..service..'|'..runs..'|'..watched)
+  claimed[account] = lane..'|'..entry..'|'..id..'|'..service..'|'..runs..'|'..watched
+end
+
+-- The claims of accounts, as one question.
+local function claims_of(accounts)
+  local held = redis.call('HMGET', claims, unpack(accounts))
+  local known = {}
+  for i, account in ipairs(accounts) do known[account] = held[i] end
+  return known
 end
 
 -- The account's claim, its `found` the entry that it names: nil, and the claim free, if that is
 -- gone. Nil without a claim.
-local function claim_of(account)
-  local held = redis.call('HGET', claims, account)
+local function claim_of(account, known)
+  local held = claimed[account] or known[account]
   if not held then return nil end
   local lane, entry, id, service, runs, watched =
     string.match(held, '^(%d)|([%d-]+)|([^|]*)|([^|]*)|([^|]*)|(%d)$')

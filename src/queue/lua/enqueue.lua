@@ -2,12 +2,14 @@
 -- job.
 -- KEYS: prefix. ARGV: (account, lane 1-4, service, run, watched 0/1, payload) per job.
 -- Returns (job id, 0 new / 1 joined / 2 moved) per job.
-local answer = {}
+local answer, accounts = {}, {}
+for i = 1, #ARGV, 6 do accounts[#accounts + 1] = ARGV[i] end
+local known = #accounts > 0 and claims_of(accounts) or {}
 for i = 1, #ARGV, 6 do
   local account, lane, service = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2]
   local run, watched, payload = ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
   local metered = lane == 1 and '' or service
-  local held = claim_of(account)
+  local held = claim_of(account, known)
   local id, how
 
   if held and held.found then
@@ -34,4 +36,5 @@ for i = 1, #ARGV, 6 do
   answer[#answer + 1] = id
   answer[#answer + 1] = how
 end
+settle()
 return answer

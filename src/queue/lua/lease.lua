@@ -4,7 +4,7 @@
 -- Returns (entry, job id, payload), or nothing: an instance has the account's job in hand.
 local me, slots = ARGV[1], ARGV[2]
 local account, run, watched, payload = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local held = claim_of(account)
+local held = claim_of(account, claims_of({account}))
 if held and held.found and not waits(held) then return {} end
 
 local id, runs, joins = account..suffix, run, run ~= ''
@@ -29,6 +29,7 @@ elseif held then
   forget(held)
 end
 if joins then open(run, 1) end
+settle()
 -- Whoever leases is alive. Too short a life to be taken for a heartbeat's, which comes soon.
 redis.pcall('SET', prefix..'alive:'..me, slots, 'PX', 4000, 'NX')
 return {entry, id, payload}
