@@ -202,7 +202,9 @@ impl Walk {
         room: &mut Room,
     ) -> Result<bool, PlanError> {
         let store = &self.parts.store;
-        let limit = page_size(room.left(&row.service));
+        // Asked once: room says none when it is hardly worth a page.
+        let mut left = room.left(&row.service);
+        let limit = page_size(left);
         let page = if row.service == NO_SERVER {
             store.unstamped(row.cursor, limit).await?
         } else {
@@ -218,9 +220,12 @@ impl Walk {
                 Choice::Job(job) => {
                     // By the server that its token names now, which the row's may no longer be.
                     let service = job.service.as_ref().map_or(NO_SERVER, ServiceUrl::as_str);
-                    if room.left(service) == 0 {
+                    let has_room =
+                        if service == row.service { left > 0 } else { room.left(service) > 0 };
+                    if !has_room {
                         break;
                     }
+                    left = left.saturating_sub(usize::from(service == row.service));
                     room.give(service, 1);
                     jobs.push(*job);
                 }
