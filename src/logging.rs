@@ -1,8 +1,10 @@
 //! Log lines on standard error: text for people at a terminal, one JSON object a line otherwise.
 
 use std::fmt::{self, Write as _};
-use std::io;
+use std::io::{self, BufWriter, Write};
 use std::panic::PanicHookInfo;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use chrono::SecondsFormat;
 use serde_json::Value;
@@ -10,6 +12,7 @@ use thiserror::Error;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -33,16 +36,74 @@ pub enum LoggingError {
     Twice(#[from] tracing::subscriber::SetGlobalDefaultError),
 }
 
-/// Sends all events, and every panic, to standard error. `is_terminal` is whether that is one:
-/// it chooses the format that `auto` means, and whether text has colours.
+/// Sends all events, and every panic, to standard error, until what is returned is dropped.
+///
+/// That waits, for a second at most, until all is written. `is_terminal` is whether standard error
+/// is one: it chooses the format that `auto` means, and whether text has colours.
+///
+/// A thread of its own writes, so that a terminal or a pipe that stands still holds up nobody: lines
+/// beyond [`MOST_LINES`] are dropped then, and told of.
 ///
 /// # Errors
 /// When the filter is not valid or logging is set up already.
-pub fn init(log: &Log, is_terminal: bool) -> Result<(), LoggingError> {
-    let subscriber = subscriber(log, is_terminal, Clock::system(), io::stderr)?;
+pub fn init(log: &Log, is_terminal: bool) -> Result<WorkerGuard, LoggingError> {
+    let (writer, guard) = in_background(io::stderr(), MOST_LINES, |lines| {
+        tracing::warn!(
+            event = "log.dropped",
+            lines,
+            "{lines} lines are missing here: whoever reads the log is too slow"
+        );
+    });
+    let subscriber = subscriber(log, is_terminal, Clock::system(), writer)?;
     tracing::subscriber::set_global_default(subscriber)?;
     std::panic::set_hook(Box::new(panicked));
-    Ok(())
+    Ok(guard)
+}
+
+/// Lines that may wait for the thread that writes them: some six megabytes.
+const MOST_LINES: usize = 16_384;
+
+/// After a write others gather for this long. A line that comes after a pause waits for nothing.
+const LINGER: Duration = Duration::from_millis(5);
+
+fn in_background(
+    to: impl Write + Send + 'static,
+    most: usize,
+    tell: impl FnMut(usize) + Send + 'static,
+) -> (NonBlocking, WorkerGuard) {
+    let dropped = Arc::new(OnceLock::new());
+    let lines = Lines { to: BufWriter::new(to), dropped: Arc::clone(&dropped), told: 0, tell };
+    let builder = NonBlockingBuilder::default().buffered_lines_limit(most).thread_name("log");
+    let (writer, guard) = builder.finish(lines);
+    dropped.get_or_init(|| writer.error_counter());
+    (writer, guard)
+}
+
+/// What the thread writes to: a burst of lines at once.
+struct Lines<W: Write, T> {
+    to: BufWriter<W>,
+    dropped: Arc<OnceLock<ErrorCounter>>,
+    told: usize,
+    tell: T,
+}
+
+impl<W: Write, T: FnMut(usize)> Write for Lines<W, T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.to.write(bytes)
+    }
+
+    /// The burst is over. That standard error is gone cannot be said anywhere.
+    fn flush(&mut self) -> io::Result<()> {
+        let _written = self.to.flush();
+        let dropped = self.dropped.get().map_or(0, ErrorCounter::dropped_lines);
+        if dropped > self.told {
+            (self.tell)(dropped - self.told);
+            self.told = dropped;
+        }
+        #[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
+        std::thread::sleep(LINGER);
+        Ok(())
+    }
 }
 
 /// What [`init`] installs, writing elsewhere.
@@ -239,16 +300,55 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex, PoisonError};
+    use std::sync::{Mutex, PoisonError, mpsc};
 
     use chrono::DateTime;
 
     use super::*;
 
+    #[test]
+    fn a_reader_that_stands_still_holds_nobody_up_and_is_told_what_it_missed() {
+        let (gate, opened) = mpsc::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        let buffer = Buffer::default();
+        let pipe = Pipe { opened, to: buffer.clone(), open: false };
+        let (mut writer, guard) = in_background(pipe, 100, move |lines| tell.send(lines).unwrap());
+        let line = "x".repeat(20_000) + "\n";
+        for _ in 0..1_000 {
+            writer.write_all(line.as_bytes()).unwrap();
+        }
+        gate.send(()).unwrap();
+        let missing = told.recv_timeout(Duration::from_secs(30)).unwrap();
+        drop(guard);
+        let written = buffer.0.lock().unwrap().len() / line.len();
+        assert_eq!(written + missing, 1_000);
+        assert!((100..110).contains(&written), "{written}");
+    }
+
+    /// A pipe that takes nothing until it is opened.
+    struct Pipe {
+        opened: mpsc::Receiver<()>,
+        to: Buffer,
+        open: bool,
+    }
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if !self.open {
+                self.open = self.opened.recv().is_ok();
+            }
+            self.to.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
     #[derive(Clone, Default)]
     struct Buffer(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Buffer {
+    impl Write for Buffer {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             lines.extend_from_slice(bytes);

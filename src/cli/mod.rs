@@ -49,15 +49,24 @@ fn dispatch(command: Command) -> Exit {
             return Exit::Config;
         }
     };
-    let runtime = if matches!(command, Command::Run) {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
-    } else {
-        tokio::runtime::Builder::new_current_thread().enable_all().build()
-    };
+    // One thread does all that is not blocking: a refresh is many short steps, and handing them from
+    // thread to thread cost a fifth of its time (docs/performance.md).
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
             output::note(format_args!("error: the runtime cannot be started: {error}"));
+            return Exit::Failed;
+        }
+    };
+    let is_terminal = std::io::stderr().is_terminal();
+    let is_daemon = matches!(command, Command::Run);
+    let log = is_daemon.then(|| logging::init(&config.log, is_terminal)).transpose();
+    // Dropped last, when all that there is to say has been said.
+    let _log = match log {
+        Ok(log) => log,
+        Err(error) => {
+            output::note(format_args!("error: {error}"));
             return Exit::Failed;
         }
     };
@@ -69,10 +78,6 @@ fn dispatch(command: Command) -> Exit {
 
 async fn carry_out(command: Command, config: Config) -> Exit {
     let is_daemon = matches!(command, Command::Run);
-    if is_daemon && let Err(error) = logging::init(&config.log, std::io::stderr().is_terminal()) {
-        output::note(format_args!("error: {error}"));
-        return Exit::Failed;
-    }
     let done = match command {
         Command::Run => daemon::run(config).await,
         Command::Check => check::check(&config).await,
