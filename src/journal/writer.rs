@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -34,6 +35,11 @@ pub(super) const MOST_PENDING: u64 = 48 * 1_024 * 1_024;
 const ONE_MORE: u64 = 128 * 1_024;
 /// The most that is written at once, in requests.
 const MOST_AT_ONCE: usize = 256;
+
+/// After so many at once, more are about to come: the next write waits this long for them, for an
+/// fsync costs the same whatever it carries.
+const BUSY: usize = 4;
+const LINGER: Duration = Duration::from_millis(1);
 
 const WRITE: &str = "write the journal";
 
@@ -93,6 +99,7 @@ impl Writer {
 
     /// Works until the journal is closed, or nobody has it any more.
     pub(super) fn run(mut self, requests: &Receiver<Request>) {
+        let mut busy = false;
         loop {
             let first = match &self.trouble {
                 None => requests.recv().map_err(|_gone| RecvTimeoutError::Disconnected),
@@ -102,6 +109,10 @@ impl Writer {
                 }
             };
             let gone = matches!(first, Err(RecvTimeoutError::Disconnected));
+            if busy {
+                #[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
+                thread::sleep(LINGER);
+            }
             let (mut intents, mut answers, mut close) = (Vec::new(), Vec::new(), None);
             for request in first.into_iter().chain(requests.try_iter().take(MOST_AT_ONCE)) {
                 match request {
@@ -112,6 +123,7 @@ impl Writer {
                 }
             }
             self.mend_if_due();
+            busy = answers.len() + intents.len() >= BUSY;
             self.write(answers, intents);
             self.compact_if_long();
             self.publish();
