@@ -21,10 +21,18 @@ use super::{PATIENCE, arrival, free_port, signal};
 pub(crate) enum Topology {
     /// A replica set of this many.
     ReplicaSet(u8),
+    /// A replica set of one, with room for a million accounts.
+    Large,
     /// No replica set at all.
     Standalone,
     /// The same, with logins.
     WithLogins,
+}
+
+impl Topology {
+    fn is_set(self) -> bool {
+        matches!(self, Self::ReplicaSet(_) | Self::Large)
+    }
 }
 
 /// The server, or the replica set; stopped when dropped.
@@ -50,7 +58,7 @@ impl MongoServer {
         let count = if let Topology::ReplicaSet(members) = kind { members } else { 1 };
         let nodes = join_all((0..count).map(|_| Node::start(kind))).await;
         let server = Self { kind, nodes, databases: AtomicU32::new(0) };
-        if matches!(kind, Topology::ReplicaSet(_)) {
+        if kind.is_set() {
             server.initiate().await;
         }
         server
@@ -86,9 +94,14 @@ impl MongoServer {
         self.nodes.first().unwrap().port
     }
 
+    /// The process id of it, or of the first of the set.
+    pub(crate) fn pid(&self) -> u32 {
+        self.nodes.first().unwrap().pid()
+    }
+
     /// Its connection string, without a database.
     pub(crate) fn uri(&self) -> String {
-        let set = if matches!(self.kind, Topology::ReplicaSet(_)) { "?replicaSet=rs0" } else { "" };
+        let set = if self.kind.is_set() { "?replicaSet=rs0" } else { "" };
         let hosts: Vec<_> = self.nodes.iter().map(Node::address).collect();
         format!("mongodb://{}/{set}", hosts.join(","))
     }
@@ -268,13 +281,18 @@ impl Node {
             .arg("--dbpath")
             .arg(self.folder.path())
             .args(["--port", &self.port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket"])
-            .args(["--wiredTigerCacheSizeGB", "0.25", "--setParameter", "enableTestCommands=1"])
+            .args([
+                "--wiredTigerCacheSizeGB",
+                if self.kind == Topology::Large { "4" } else { "0.25" },
+            ])
+            .args(["--setParameter", "enableTestCommands=1"])
             .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(Stdio::null());
         match self.kind {
             Topology::ReplicaSet(_) => command.args(["--replSet", "rs0", "--oplogSize", "64"]),
+            Topology::Large => command.args(["--replSet", "rs0", "--oplogSize", "1024"]),
             Topology::Standalone => &mut command,
             Topology::WithLogins => command.arg("--auth"),
         };

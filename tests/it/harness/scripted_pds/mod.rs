@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use hyper::header::HeaderValue;
 use refreshd::clock::Clock;
 use refreshd::domain::identity::ServiceUrl;
 use tokio::net::TcpListener;
@@ -85,6 +86,8 @@ struct State {
     accounts: Accounts,
     /// How far this server's clock is ahead, in milliseconds.
     ahead: i64,
+    /// The header `date`, and the second that it is of.
+    date: Option<(i64, HeaderValue)>,
 }
 
 impl Inner {
@@ -165,6 +168,11 @@ impl ScriptedPds {
         tokens::with_expiry(token, self.now().timestamp() - 60)
     }
 
+    /// The same token, as it would be had it been issued to live until then.
+    pub(crate) fn until(token: &str, end: DateTime<Utc>) -> String {
+        tokens::with_expiry(token, end.timestamp())
+    }
+
     pub(crate) fn take_down(&self, did: &str) {
         self.inner.state().accounts.account(did).taken_down = true;
     }
@@ -211,6 +219,11 @@ impl ScriptedPds {
     /// Calls of `refreshSession` that arrived, for one account.
     pub(crate) fn calls(&self, did: &str) -> u64 {
         self.inner.state().accounts.account(did).calls
+    }
+
+    /// When the last of them did, by the server's machine.
+    pub(crate) fn called_at(&self, did: &str) -> Option<DateTime<Utc>> {
+        self.inner.state().accounts.account(did).called_at
     }
 
     /// Calls of `refreshSession` that arrived with this token, or with a copy of it.
