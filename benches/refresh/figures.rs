@@ -72,6 +72,18 @@ pub(crate) fn spread(values: &[f64]) -> Option<f64> {
     Some(if middle == 0.0 { 0.0 } else { (largest - smallest) / middle * 100.0 })
 }
 
+/// The largest share of the machine's processors, in percent, that others may have had, and still a
+/// single measurement is called a result.
+const MOST_OTHERS: f64 = 15.0;
+
+/// What speaks against calling a single measurement a result.
+pub(crate) fn disturbed(figures: &Figures) -> Option<String> {
+    let share = |name| figures.get(name).unwrap_or_default();
+    let others = share("others_percent") + share("stolen_percent");
+    let what = "of the processors' time went to other programs or machines";
+    (others > MOST_OTHERS).then(|| format!("{others:.0} % {what}"))
+}
+
 /// Several rounds of one program.
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
@@ -97,6 +109,9 @@ impl Summary {
 
     /// What speaks against calling it a result.
     pub(crate) fn doubts(&self, who: &str) -> Vec<String> {
+        if self.rounds.len() < 2 {
+            return vec![format!("a single round of the {who} says nothing of its spread")];
+        }
         [("cpu_us", "CPU per refresh"), ("per_second", "throughput")]
             .into_iter()
             .filter_map(|(name, title)| {

@@ -126,7 +126,7 @@ impl Reading {
             ("per_second", count / seconds),
             ("seconds", seconds),
             ("redis_trips", self.redis_trips(earlier) / count),
-            ("redis_commands", (self.redis.commands - earlier.redis.commands - 1.0) / count),
+            ("redis_commands", self.redis_commands(earlier) / count),
             ("redis_cpu_us", (self.redis.cpu_seconds - earlier.redis.cpu_seconds) * 1e6 / count),
             ("mongo_commands", self.mongo_commands(earlier) / count),
             ("mongo_statements", (self.mongo.statements - earlier.mongo.statements) / count),
@@ -140,6 +140,11 @@ impl Reading {
     /// Reads that Redis served, less the meter's own.
     pub(crate) fn redis_trips(&self, earlier: &Self) -> f64 {
         self.redis.trips - earlier.redis.trips - 1.0
+    }
+
+    /// Commands that Redis ran, those of scripts, too, less the meter's own.
+    pub(crate) fn redis_commands(&self, earlier: &Self) -> f64 {
+        self.redis.commands - earlier.redis.commands - 1.0
     }
 
     /// Commands that MongoDB was sent for the work itself.
