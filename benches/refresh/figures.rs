@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 /// The largest spread, in percent, with which a median is called a result.
-pub(crate) const MOST_SPREAD: f64 = 15.0;
+const MOST_SPREAD: f64 = 15.0;
 
 /// How figures are shown: name, title, decimals. The order is the table's.
 pub(crate) const SHOWN: &[(&str, &str, usize)] = &[

@@ -28,7 +28,9 @@ const OURS: [&str; 4] = ["active", "error", "expired", "revoked"];
 
 /// Says `ready`; on each line `go`, refreshes every account once and says `done STORED FAILED`.
 pub(crate) fn run(given: &FloorArgs) -> anyhow::Result<()> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+    // As many threads as there are cores, as in any program of tokio's, the daemon among them. On a
+    // single one the loop costs a third less (docs/performance.md), and has one core at most.
+    let runtime = Builder::new_multi_thread().enable_all().build()?;
     let floor = runtime.block_on(Floor::connect(given))?;
     say("ready")?;
     for line in std::io::stdin().lock().lines() {

@@ -221,7 +221,7 @@ impl ScriptedPds {
         self.inner.state().accounts.account(did).calls
     }
 
-    /// When the last of them did, by the server's machine.
+    /// When the last of them did, by the machine's clock.
     pub(crate) fn called_at(&self, did: &str) -> Option<DateTime<Utc>> {
         self.inner.state().accounts.account(did).called_at
     }
