@@ -21,7 +21,7 @@ pub(crate) const SHOWN: &[(&str, &str, usize)] = &[
     ("mongo_statements", "… statements per refresh", 2),
     ("mongo_cpu_us", "mongod CPU µs per refresh", 1),
     ("pds_cpu_us", "scripted PDS CPU µs per refresh", 1),
-    ("others_percent", "CPU of the machine used by others, %", 1),
+    ("others_percent", "processors used by others, %", 1),
 ];
 
 /// Figures of one round.
@@ -72,11 +72,11 @@ pub(crate) fn spread(values: &[f64]) -> Option<f64> {
     Some(if middle == 0.0 { 0.0 } else { (largest - smallest) / middle * 100.0 })
 }
 
-/// The largest share of the machine's processors, in percent, that others may have had, and still a
-/// single measurement is called a result.
+/// The largest share of the machine's processors, in percent, that others may have had: on a machine
+/// that is busy all the time, figures agree with each other and are wrong.
 const MOST_OTHERS: f64 = 15.0;
 
-/// What speaks against calling a single measurement a result.
+/// Whether others were in the way of a measurement.
 pub(crate) fn disturbed(figures: &Figures) -> Option<String> {
     let share = |name| figures.get(name).unwrap_or_default();
     let others = share("others_percent") + share("stolen_percent");
@@ -112,12 +112,15 @@ impl Summary {
         if self.rounds.len() < 2 {
             return vec![format!("a single round of the {who} says nothing of its spread")];
         }
-        [("cpu_us", "CPU per refresh"), ("per_second", "throughput")]
+        let busy = disturbed(&self.medians).map(|why| format!("during the {who}'s rounds {why}"));
+        let spreads = [("cpu_us", "CPU per refresh"), ("per_second", "throughput")];
+        spreads
             .into_iter()
             .filter_map(|(name, title)| {
                 let spread = self.spreads_percent.get(name).filter(|it| *it > MOST_SPREAD)?;
                 Some(format!("the {who}'s {title} spreads over {spread:.0} % of its median"))
             })
+            .chain(busy)
             .collect()
     }
 }
