@@ -68,7 +68,7 @@ fn programs(options: &Options) -> anyhow::Result<(Vec<Who>, Option<String>)> {
         .filter(|who| options.only.is_empty() || options.only.contains(who))
         .collect();
     #[expect(clippy::disallowed_methods, reason = "scripts/setup says what is installed")]
-    let has_peer = std::env::var("REFRESHD_PEER").is_ok();
+    let has_peer = ["REFRESHD_NODE", "REFRESHD_PEER"].iter().all(|it| std::env::var(it).is_ok());
     if has_peer || !wanted.contains(&Who::Peer) {
         return Ok((wanted, None));
     }
@@ -92,7 +92,7 @@ async fn columns(
     for round in 1..=rounds {
         for (who, figures) in programs.iter().zip(&mut figures) {
             let title = format!("round {round} of {rounds}, {}", who.name());
-            progress.say(&title);
+            progress.tick(&title);
             let program = Program::start(*who, bed, concurrency).await?;
             let found = program.measure(bed, accounts, (progress, &title)).await?;
             progress.note(&format!("{title}: {}", told(&found)));
