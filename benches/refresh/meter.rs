@@ -64,7 +64,7 @@ impl<'a> Meter<'a> {
         let pids = [
             self.pid,
             self.bed.server.pid()?,
-            self.bed.world.mongo.pid(),
+            self.bed.world.mongo.pid(0),
             self.bed.world.redis.pid(),
             std::process::id(),
         ];

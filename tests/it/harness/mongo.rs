@@ -94,9 +94,9 @@ impl MongoServer {
         self.nodes.first().unwrap().port
     }
 
-    /// The process id of it, or of the first of the set.
-    pub(crate) fn pid(&self) -> u32 {
-        self.nodes.first().unwrap().pid()
+    /// A node's process id.
+    pub(crate) fn pid(&self, node: usize) -> u32 {
+        self.nodes.get(node).unwrap().pid()
     }
 
     /// Its connection string, without a database.
@@ -149,12 +149,12 @@ impl MongoServer {
 
     /// Stops a node's process in its tracks, until it is [thawed](Self::thaw).
     pub(crate) fn freeze(&self, node: usize) {
-        signal(self.nodes.get(node).unwrap().pid(), "STOP");
+        signal(self.pid(node), "STOP");
     }
 
     /// Lets it go on.
     pub(crate) fn thaw(&self, node: usize) {
-        signal(self.nodes.get(node).unwrap().pid(), "CONT");
+        signal(self.pid(node), "CONT");
     }
 
     /// Makes the primary step down, and waits until another node is primary.

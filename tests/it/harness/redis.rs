@@ -101,7 +101,8 @@ impl RedisServer {
     /// its settings say so.
     pub(crate) async fn restart(&mut self) {
         self.child = launch(self.port, &self.dir, &self.settings);
-        assert!(self.is_up().await, "redis-server ends at once on port {}", self.port);
+        let (pid, port) = (self.pid(), self.port);
+        assert!(self.is_up().await, "redis-server {pid} ends at once on port {port}");
     }
 
     /// Waits for this very process, not for whoever answers on its port.

@@ -165,7 +165,7 @@ impl ScriptedPds {
 
     /// The same token, as it would be had its own life ended a minute ago.
     pub(crate) fn expire(&self, token: &str) -> String {
-        tokens::with_expiry(token, self.now().timestamp() - 60)
+        Self::until(token, self.now() - Duration::from_mins(1))
     }
 
     /// The same token, as it would be had it been issued to live until then.
