@@ -73,7 +73,7 @@ impl<'a> Fleet<'a> {
     /// Waits until some account of these has been asked for.
     pub(crate) async fn asked_once(&self) {
         let begun = Instant::now();
-        while self.calls().1 == 0 {
+        while self.dids.iter().all(|did| self.pds.called_at(did).is_none()) {
             assert!(begun.elapsed() < PATIENCE, "none of these accounts was asked for");
             sleep(Duration::from_millis(2)).await;
         }

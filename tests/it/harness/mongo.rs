@@ -21,10 +21,18 @@ use super::{PATIENCE, arrival, free_port, signal};
 pub(crate) enum Topology {
     /// A replica set of this many.
     ReplicaSet(u8),
+    /// A replica set of one, with room for a million accounts.
+    Large,
     /// No replica set at all.
     Standalone,
     /// The same, with logins.
     WithLogins,
+}
+
+impl Topology {
+    fn is_set(self) -> bool {
+        matches!(self, Self::ReplicaSet(_) | Self::Large)
+    }
 }
 
 /// The server, or the replica set; stopped when dropped.
@@ -50,7 +58,7 @@ impl MongoServer {
         let count = if let Topology::ReplicaSet(members) = kind { members } else { 1 };
         let nodes = join_all((0..count).map(|_| Node::start(kind))).await;
         let server = Self { kind, nodes, databases: AtomicU32::new(0) };
-        if matches!(kind, Topology::ReplicaSet(_)) {
+        if kind.is_set() {
             server.initiate().await;
         }
         server
@@ -86,9 +94,14 @@ impl MongoServer {
         self.nodes.first().unwrap().port
     }
 
+    /// A node's process id.
+    pub(crate) fn pid(&self, node: usize) -> u32 {
+        self.nodes.get(node).unwrap().pid()
+    }
+
     /// Its connection string, without a database.
     pub(crate) fn uri(&self) -> String {
-        let set = if matches!(self.kind, Topology::ReplicaSet(_)) { "?replicaSet=rs0" } else { "" };
+        let set = if self.kind.is_set() { "?replicaSet=rs0" } else { "" };
         let hosts: Vec<_> = self.nodes.iter().map(Node::address).collect();
         format!("mongodb://{}/{set}", hosts.join(","))
     }
@@ -136,12 +149,12 @@ impl MongoServer {
 
     /// Stops a node's process in its tracks, until it is [thawed](Self::thaw).
     pub(crate) fn freeze(&self, node: usize) {
-        signal(self.nodes.get(node).unwrap().pid(), "STOP");
+        signal(self.pid(node), "STOP");
     }
 
     /// Lets it go on.
     pub(crate) fn thaw(&self, node: usize) {
-        signal(self.nodes.get(node).unwrap().pid(), "CONT");
+        signal(self.pid(node), "CONT");
     }
 
     /// Makes the primary step down, and waits until another node is primary.
@@ -268,13 +281,18 @@ impl Node {
             .arg("--dbpath")
             .arg(self.folder.path())
             .args(["--port", &self.port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket"])
-            .args(["--wiredTigerCacheSizeGB", "0.25", "--setParameter", "enableTestCommands=1"])
+            .args([
+                "--wiredTigerCacheSizeGB",
+                if self.kind == Topology::Large { "4" } else { "0.25" },
+            ])
+            .args(["--setParameter", "enableTestCommands=1"])
             .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(Stdio::null());
         match self.kind {
             Topology::ReplicaSet(_) => command.args(["--replSet", "rs0", "--oplogSize", "64"]),
+            Topology::Large => command.args(["--replSet", "rs0", "--oplogSize", "1024"]),
             Topology::Standalone => &mut command,
             Topology::WithLogins => command.arg("--auth"),
         };

@@ -50,6 +50,11 @@ impl RedisServer {
         self.port
     }
 
+    /// The server's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its address.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
@@ -96,7 +101,8 @@ impl RedisServer {
     /// its settings say so.
     pub(crate) async fn restart(&mut self) {
         self.child = launch(self.port, &self.dir, &self.settings);
-        assert!(self.is_up().await, "redis-server ends at once on port {}", self.port);
+        let (pid, port) = (self.pid(), self.port);
+        assert!(self.is_up().await, "redis-server {pid} ends at once on port {port}");
     }
 
     /// Waits for this very process, not for whoever answers on its port.

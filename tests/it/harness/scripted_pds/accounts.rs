@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use serde_json::json;
+use chrono::{DateTime, Utc};
 
 use super::fault::Fault;
 use super::{Options, Session, tokens};
@@ -48,6 +48,8 @@ pub(crate) struct Account {
     pub(crate) deactivated: bool,
     pub(crate) faults: VecDeque<Fault>,
     pub(crate) calls: u64,
+    /// When the last one arrived.
+    pub(crate) called_at: Option<DateTime<Utc>>,
 }
 
 /// A row of the reference server's table `refresh_token`.
@@ -80,6 +82,7 @@ impl Accounts {
             deactivated: false,
             faults: VecDeque::new(),
             calls: 0,
+            called_at: None,
         };
         self.by_did.insert(did.clone(), account);
         self.login(&did, terms)
@@ -162,17 +165,14 @@ impl Account {
         self.links.retain(|link| link.next.is_none());
     }
 
+    /// No part of it has a character that JSON would escape.
     pub(crate) fn answer(&self, session: &Session) -> String {
-        let mut body = json!({
-            "accessJwt": session.access, "refreshJwt": session.refresh,
-            "did": session.did, "handle": session.handle,
-            "email": format!("{}@example.com", session.handle), "emailConfirmed": true,
-            "active": !self.deactivated, "didDoc": {"id": session.did},
-        });
-        if self.deactivated {
-            body["status"] = json!("deactivated");
-        }
-        body.to_string()
+        let Session { did, handle, access, refresh } = session;
+        let (active, status) =
+            if self.deactivated { ("false", r#","status":"deactivated""#) } else { ("true", "") };
+        format!(
+            r#"{{"accessJwt":"{access}","active":{active},"did":"{did}","didDoc":{{"id":"{did}"}},"email":"{handle}@example.com","emailConfirmed":true,"handle":"{handle}","refreshJwt":"{refresh}"{status}}}"#
+        )
     }
 
     /// A link that is there already keeps its own, perhaps shortened, life.

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use hyper::header::HeaderValue;
 use refreshd::clock::Clock;
 use refreshd::domain::identity::ServiceUrl;
 use tokio::net::TcpListener;
@@ -85,6 +86,8 @@ struct State {
     accounts: Accounts,
     /// How far this server's clock is ahead, in milliseconds.
     ahead: i64,
+    /// The header `date`, and the second that it is of.
+    date: Option<(i64, HeaderValue)>,
 }
 
 impl Inner {
@@ -162,7 +165,12 @@ impl ScriptedPds {
 
     /// The same token, as it would be had its own life ended a minute ago.
     pub(crate) fn expire(&self, token: &str) -> String {
-        tokens::with_expiry(token, self.now().timestamp() - 60)
+        Self::until(token, self.now() - Duration::from_mins(1))
+    }
+
+    /// The same token, as it would be had it been issued to live until then.
+    pub(crate) fn until(token: &str, end: DateTime<Utc>) -> String {
+        tokens::with_expiry(token, end.timestamp())
     }
 
     pub(crate) fn take_down(&self, did: &str) {
@@ -211,6 +219,11 @@ impl ScriptedPds {
     /// Calls of `refreshSession` that arrived, for one account.
     pub(crate) fn calls(&self, did: &str) -> u64 {
         self.inner.state().accounts.account(did).calls
+    }
+
+    /// When the last of them did, by the machine's clock.
+    pub(crate) fn called_at(&self, did: &str) -> Option<DateTime<Utc>> {
+        self.inner.state().accounts.account(did).called_at
     }
 
     /// Calls of `refreshSession` that arrived with this token, or with a copy of it.

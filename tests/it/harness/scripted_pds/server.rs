@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
@@ -59,10 +59,13 @@ async fn serve(inner: Arc<Inner>, request: Request<Incoming>) -> Result<Response
             response(200, Answer::text(body.to_string()))
         }
         (&Method::POST, "/xrpc/com.atproto.server.refreshSession") => {
-            let _under_way = UnderWay::begin(&inner);
-            let answer = refresh(&inner, &request).await;
-            let status = answer.as_ref().map_or(0, |answer| answer.status().as_u16());
-            *inner.state().accounts.answers.entry(status).or_default() += 1;
+            let claims = authorization(&request);
+            let (mut under_way, latency, fault) = UnderWay::begin(&inner, claims.as_ref());
+            if !latency.is_zero() {
+                tokio::time::sleep(latency).await;
+            }
+            let answer = refresh(&inner, &request, claims, fault).await;
+            under_way.status = Some(answer.as_ref().map_or(0, |answer| answer.status().as_u16()));
             answer?
         }
         (_, "/xrpc/com.atproto.server.refreshSession") => {
@@ -75,35 +78,51 @@ async fn serve(inner: Arc<Inner>, request: Request<Incoming>) -> Result<Response
 }
 
 /// One call in flight.
-struct UnderWay<'a>(&'a Inner);
+struct UnderWay<'a> {
+    inner: &'a Inner,
+    /// Of its answer; 0: none is sent.
+    status: Option<u16>,
+}
 
 impl<'a> UnderWay<'a> {
-    fn begin(inner: &'a Inner) -> Self {
+    /// Counts it, and answers how long it takes and what goes wrong.
+    fn begin(inner: &'a Inner, claims: Option<&tokens::Claims>) -> (Self, Duration, Option<Fault>) {
+        #[expect(clippy::disallowed_methods, reason = "to the microsecond, which a Clock is not")]
+        let now = Utc::now();
         let mut state = inner.state();
         let accounts = &mut state.accounts;
         accounts.calls += 1;
         accounts.in_flight += 1;
         accounts.most_in_flight = accounts.most_in_flight.max(accounts.in_flight);
-        Self(inner)
+        if let Some(claims) = claims {
+            *accounts.uses.entry(claims.jti.clone()).or_default() += 1;
+        }
+        let own = claims.and_then(|claims| accounts.find(&claims.subject)).and_then(|account| {
+            account.calls += 1;
+            account.called_at = Some(now);
+            account.faults.pop_front()
+        });
+        let fault = own.or_else(|| accounts.faults.pop_front());
+        (Self { inner, status: None }, accounts.latency, fault)
     }
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.state().accounts.in_flight -= 1;
+        let mut state = self.inner.state();
+        state.accounts.in_flight -= 1;
+        if let Some(status) = self.status {
+            *state.accounts.answers.entry(status).or_default() += 1;
+        }
     }
 }
 
-async fn refresh(inner: &Inner, request: &Request<Incoming>) -> Result<Response<Answer>, HangUp> {
-    let claims = authorization(request);
-    let did = claims.as_ref().map_or("", |claims| claims.subject.as_str());
-    if let Some(claims) = &claims {
-        *inner.state().accounts.uses.entry(claims.jti.clone()).or_default() += 1;
-    }
-    let (latency, fault) = script(inner, did);
-    if !latency.is_zero() {
-        tokio::time::sleep(latency).await;
-    }
+async fn refresh(
+    inner: &Inner,
+    request: &Request<Incoming>,
+    claims: Option<tokens::Claims>,
+    fault: Option<Fault>,
+) -> Result<Response<Answer>, HangUp> {
     match fault {
         None => {}
         Some(Fault::Answer { status, body, headers }) => {
@@ -129,16 +148,6 @@ async fn refresh(inner: &Inner, request: &Request<Incoming>) -> Result<Response<
         }
     }
     Ok(process(inner, request, claims, |_| {}))
-}
-
-fn script(inner: &Inner, did: &str) -> (Duration, Option<Fault>) {
-    let mut state = inner.state();
-    let accounts = &mut state.accounts;
-    let own = accounts.find(did).and_then(|account| {
-        account.calls += 1;
-        account.faults.pop_front()
-    });
-    (accounts.latency, own.or_else(|| accounts.faults.pop_front()))
 }
 
 /// The refresh token that came with the request, if this server signed it.
@@ -242,9 +251,15 @@ fn custom(status: u16, body: String, headers: &[(&'static str, String)]) -> Resp
 
 /// The scripted time, not the machine's.
 fn with_date(inner: &Inner, mut answer: Response<Answer>) -> Response<Answer> {
-    let now = inner.now(&inner.state()).div_euclid(1_000);
-    let date = DateTime::from_timestamp(now, 0).unwrap();
-    let text = date.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
-    answer.headers_mut().insert("date", text.parse().unwrap());
+    let mut state = inner.state();
+    let now = inner.now(&state).div_euclid(1_000);
+    if state.date.as_ref().is_none_or(|(second, _)| *second != now) {
+        let date = DateTime::from_timestamp(now, 0).unwrap();
+        let text = date.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        state.date = Some((now, text.parse().unwrap()));
+    }
+    let date = state.date.as_ref().map(|(_, text)| text.clone()).unwrap();
+    drop(state);
+    answer.headers_mut().insert(DATE, date);
     answer
 }
