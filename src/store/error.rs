@@ -96,7 +96,7 @@ impl From<Error> for StoreError {
                 Self::Unanswered(format!("write concern error {}", error.code))
             }
             ErrorKind::Write(WriteFailure::WriteError(error)) => {
-                refused(error.code, &error.message)
+                failed(error.code, "", &error.message)
             }
             ErrorKind::InsertMany(failed) => match &failed.write_errors {
                 Some(errors) if !errors.is_empty() => {
@@ -124,16 +124,17 @@ fn command(error: &CommandError) -> StoreError {
     match error.code {
         NOT_ALLOWED => StoreError::NotAllowed("read and write the collections"),
         code if BAD_LOGIN.contains(&code) => StoreError::BadLogin,
-        code if INTERRUPTED.contains(&code) => {
-            StoreError::Unanswered(format!("error {code} {}", cut(&error.code_name)))
-        }
-        code => StoreError::Refused(said(code, &error.message)),
+        code => failed(code, &cut(&error.code_name), &error.message),
     }
 }
 
-/// One write of the server's refusal, such as for a rule of the application's about its document.
-pub(super) fn refused(code: i32, message: &str) -> StoreError {
-    StoreError::Refused(said(code, message))
+/// The error that a code and a message make, of a command or of one of its statements.
+pub(super) fn failed(code: i32, name: &str, message: &str) -> StoreError {
+    if INTERRUPTED.contains(&code) {
+        StoreError::Unanswered(format!("error {code} {name}").trim_end().to_owned())
+    } else {
+        StoreError::Refused(said(code, message))
+    }
 }
 
 fn said(code: i32, message: &str) -> String {

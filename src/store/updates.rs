@@ -75,9 +75,45 @@ impl Updated {
                 let code = i32::try_from(number("code")).unwrap_or_default();
                 let text = field::text(error, "errmsg").unwrap_or_default();
                 let at = usize::try_from(number("index")).unwrap_or(usize::MAX);
-                failed.push(Failed { at, code, error: error::refused(code, text) });
+                let error = error::failed(code, "", text);
+                // A primary that steps down says so of one statement, or of none.
+                if error.is_transient() {
+                    return Err(error);
+                }
+                failed.push(Failed { at, code, error });
             }
         }
         Ok(Self { matched: field::count(raw, "n").unwrap_or_default(), failed })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_is_taken_apart() {
+        let error = rawdoc! { "index": 3, "code": 121, "errmsg": "Document failed validation" };
+        let answer = rawdoc! { "ok": 1.0, "n": 7, "writeErrors": [error] };
+        let updated = Updated::read(&answer).unwrap();
+        assert_eq!(updated.matched, 7);
+        let [failed] = updated.failed.as_slice() else { panic!("one failed") };
+        assert_eq!((failed.at, failed.code), (3, 121));
+        assert!(matches!(&failed.error, StoreError::Refused(why) if why.contains("validation")));
+    }
+
+    #[test]
+    fn what_may_have_happened_all_the_same_is_an_error_of_the_whole() {
+        let stepped_down = rawdoc! { "index": 0, "code": 11_602, "errmsg": "stepping down" };
+        let late = rawdoc! { "code": 64, "errmsg": "waiting for replication timed out" };
+        for answer in [
+            rawdoc! { "ok": 1.0, "n": 7, "writeErrors": [stepped_down] },
+            rawdoc! { "ok": 1.0, "n": 8, "writeConcernError": late },
+        ] {
+            let error = Updated::read(&answer).err().unwrap();
+            assert!(error.may_have_written(), "{error}");
+        }
     }
 }
