@@ -77,7 +77,7 @@ impl Store {
         let mut failed: BTreeMap<_, _> =
             updated.failed.into_iter().map(|failed| (failed.at, failed)).collect();
         let sound = u64::try_from(writes.len() - failed.len()).unwrap_or(u64::MAX);
-        let mut now = if updated.matched == sound {
+        let now = if updated.matched == sound {
             None
         } else {
             let ids = writes.iter().map(|write| object_id(write.id)).collect::<Vec<_>>();
@@ -99,9 +99,10 @@ impl Store {
         let written = writes.iter().enumerate().map(|(at, write)| match failed.remove(&at) {
             Some(failed) if failed.code == error::PATH_NOT_VIABLE => Ok(None),
             Some(failed) => Err(failed.error),
-            None => Ok(Some(match &mut now {
+            None => Ok(Some(match &now {
                 None => Cas::Stored,
-                Some(documents) => Cas::Missed(documents.remove(&write.id)),
+                // Cloned: a write that nobody waits for any more may be about the same account.
+                Some(documents) => Cas::Missed(documents.get(&write.id).cloned()),
             })),
         });
         Ok(written.collect())

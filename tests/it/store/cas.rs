@@ -325,6 +325,18 @@ async fn of_many_writes_at_once_each_gets_its_own_answer() {
 }
 
 #[tokio::test]
+async fn writes_of_one_account_that_go_together_all_see_its_document() {
+    let place = Place::shared().await;
+    let id = place.insert(&account("active")).await;
+    let save = rotation(&place.load(id).await);
+    for answer in join_all((0..20).map(|_| place.store.save(&save))).await {
+        if let Cas::Missed(document) = answer.unwrap() {
+            assert_eq!(settled(document.as_ref()), Settlement::Stored, "never taken for gone");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_write_that_mongodb_refuses_spoils_no_other() {
     let place = Place::shared().await;
     let mut saves = Vec::new();
