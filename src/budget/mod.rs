@@ -266,3 +266,12 @@ impl Budget {
 fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
 }
+
+#[cfg(test)]
+impl Budget {
+    /// Without a limit, and so without asking Redis, which is not there.
+    pub(crate) fn off() -> Self {
+        let nowhere = crate::link::RedisTarget::server("127.0.0.1", 1);
+        Self::new(Link::new(nowhere).unwrap(), "refreshd:", "here", None)
+    }
+}

@@ -5,6 +5,8 @@
 //! how that went.
 
 mod tally;
+#[cfg(test)]
+mod tests;
 mod turns;
 
 use std::sync::Arc;

@@ -230,7 +230,12 @@ impl<'a> World<'a> {
         if std::mem::take(&mut instance.missed) {
             return self.reread(save, instance).map(Some);
         }
-        let what = save.change.rotation.as_ref().map_or("a note", |it| it.pair.refresh.jti());
+        let what = name(save);
+        if self.happens(trouble::WRITE_LATE, 0.1) {
+            self.tell(|| format!("{index} gives up waiting for its write of {what}"));
+            self.on_their_way.push((save.clone(), instance.used.clone()));
+            return Ok(None);
+        }
         if !self.document.as_ref().is_some_and(|fields| fields.matches(save, self.sabotage)) {
             self.tell(|| format!("{index} writes {what}: misses"));
             if self.sabotage == Sabotage::IgnoreMisses {
@@ -245,17 +250,42 @@ impl<'a> World<'a> {
             self.tell(|| format!("{index} does not hear of it"));
             return Ok(None);
         }
+        if self.happens(trouble::COMPANION_MISSED, 0.2) {
+            self.tell(|| format!("{index} hears that not all of its command's writes matched"));
+            instance.missed = true;
+            return Ok(None);
+        }
         Ok(Some(Event::Saved))
     }
 
+    /// A write that its writer has given up is carried out, or never will be.
+    pub(super) fn arrive(&mut self) -> Claim {
+        let one = self.rng.random_range(0..self.on_their_way.len());
+        let (save, used) = self.on_their_way.swap_remove(one);
+        let matches =
+            self.document.as_ref().is_some_and(|fields| fields.matches(&save, self.sabotage));
+        if !matches || self.rng.random_bool(0.2) {
+            return Ok(());
+        }
+        self.tell(|| format!("a late write of {} arrives", name(&save)));
+        self.write(&save, used.as_ref())
+    }
+
     fn apply(&mut self, save: &Save, instance: &mut Instance<'a>) -> Claim {
+        self.write(save, instance.used.as_ref())?;
+        if save.change.rotation.is_some() {
+            instance.held = None;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, save: &Save, used: Option<&RefreshJwt>) -> Claim {
         let Some(before) = self.document.clone() else { return Ok(()) };
         let mut after = before.clone();
         after.apply(save);
         let around = (&self.server, self.now, self.written_back);
-        claims::write((&before, &after), save, instance.used.as_ref(), around)?;
+        claims::write((&before, &after), save, used, around)?;
         if let Some(rotation) = &save.change.rotation {
-            instance.held = None;
             self.history.push(rotation.pair.refresh.clone());
         }
         self.hold(Some(after));
@@ -288,4 +318,9 @@ impl<'a> World<'a> {
         }
         Ok(Event::Missed(document))
     }
+}
+
+/// What a write is about, for the story.
+fn name(save: &Save) -> &str {
+    save.change.rotation.as_ref().map_or("a note", |it| it.pair.refresh.jti())
 }

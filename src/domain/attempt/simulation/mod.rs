@@ -52,6 +52,10 @@ mod trouble {
     pub(super) const SUSPECT: u32 = 20;
     pub(super) const OUT_OF_REACH: u32 = 21;
     pub(super) const REQUEST_LOST: u32 = 22;
+    /// Of the writes that went together not all matched; which is not said.
+    pub(super) const COMPANION_MISSED: u32 = 23;
+    /// A write is given up by its writer, and carried out later all the same, or never.
+    pub(super) const WRITE_LATE: u32 = 24;
 
     /// All that it takes for an entry to grow old before its call spends, which is rare otherwise.
     pub(super) const OLD_ENTRIES: u32 =
@@ -89,6 +93,8 @@ struct World<'a> {
     instances: [Option<Instance<'a>>; 2],
     /// What stands on each instance's disk.
     journals: [Option<Pending>; 2],
+    /// Writes that nobody waits for any more, each with the token that was used for it.
+    on_their_way: Vec<(Save, Option<RefreshJwt>)>,
     /// The link that each instance spent last, and when.
     spent: [Option<(String, i64)>; 2],
     /// The server has forgotten its sessions until then.
@@ -131,6 +137,7 @@ impl<'a> World<'a> {
             history: vec![first],
             instances: [None, None],
             journals: [None, None],
+            on_their_way: Vec::new(),
             spent: [None, None],
             amnesia: START,
             grace,
@@ -169,6 +176,9 @@ impl<'a> World<'a> {
                 self.amnesia = self.now + AMNESIA;
                 self.tell(|| "the server forgets its sessions".to_owned());
             }
+            if !self.on_their_way.is_empty() && self.rng.random_bool(0.2) {
+                self.arrive()?;
+            }
             match self.rng.random_range(0..10) {
                 0..4 => self.step(0)?,
                 4..8 => self.step(1)?,
@@ -190,6 +200,9 @@ impl<'a> World<'a> {
         self.allowed = 0;
         self.crash_at = None;
         self.amnesia = self.amnesia.min(self.now);
+        while !self.on_their_way.is_empty() {
+            self.arrive()?;
+        }
         for _ in 0..100 {
             let is_idle =
                 |index: &usize| self.instances[*index].is_none() && self.journals[*index].is_none();
