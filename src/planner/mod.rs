@@ -216,20 +216,22 @@ impl Planner {
     }
 }
 
-/// Follows what others do, whenever this instance leads, until `stop`.
+/// Follows what others do until `stop`: whenever this instance leads, and while nobody knows who
+/// does. Several may follow then: what they write of an account is the same.
 async fn follow(
     follower: &Follower,
     mut leadership: watch::Receiver<Leadership>,
     stop: &CancellationToken,
 ) {
     loop {
-        let leads = leadership.wait_for(|it| it.leader);
+        let follows = |it: &Leadership| it.leader || it.unknown;
+        let leads = leadership.wait_for(follows);
         let Some(Ok(_leads)) = stop.run_until_cancelled(leads).await.map(|it| it.map(drop)) else {
             break;
         };
         tokio::select! {
             () = follower.follow() => {}
-            _leads_no_more = leadership.wait_for(|it| !it.leader) => {}
+            _leads_no_more = leadership.wait_for(|it| !follows(it)) => {}
             () = stop.cancelled() => {}
         }
     }

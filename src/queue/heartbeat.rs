@@ -21,6 +21,8 @@ const LEADS_FOR: Duration = Duration::from_secs(7);
 pub struct Leadership {
     /// Whether it is the one that plans. At most one is, but for seconds around an outage.
     pub leader: bool,
+    /// Nobody can know who plans: Redis has been away for a while.
+    pub unknown: bool,
     /// The slots of all live instances.
     pub slots: u64,
 }
@@ -56,7 +58,10 @@ pub(super) async fn beat(queue: Arc<Inner>) {
 }
 
 fn step_down(queue: &Inner) {
-    queue.leadership.send_if_modified(|it| std::mem::take(&mut it.leader));
+    queue.leadership.send_if_modified(|it| {
+        let now = Leadership { leader: false, unknown: true, ..*it };
+        std::mem::replace(it, now) != now
+    });
 }
 
 async fn outage(health: &mut watch::Receiver<Health>) {
@@ -78,7 +83,7 @@ async fn beat_once(queue: &Inner) -> Result<(), QueueError> {
             "put back the jobs of an instance that is gone"
         );
     }
-    let now = Leadership { leader: leader == 1, slots };
+    let now = Leadership { leader: leader == 1, unknown: false, slots };
     queue.leadership.send_if_modified(|before| std::mem::replace(before, now) != now);
     Ok(())
 }

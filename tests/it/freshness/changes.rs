@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use refreshd::domain::session::AccessJwt;
+use tokio::time::Instant;
 
 use super::FRESH;
 use crate::harness::daemon::Daemon;
@@ -18,6 +19,9 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// Without a change stream all accounts are looked at every ten seconds, and servers as often.
 const BY_SWEEP: Duration = Duration::from_secs(25);
+
+/// Without Redis nobody leads any more after this.
+const LEADS_NO_MORE: Duration = Duration::from_secs(12);
 
 /// Tokens live two hours here: nobody is refreshed just because time passes.
 struct Stage {
@@ -284,6 +288,25 @@ async fn without_a_change_stream_a_sweep_notices() {
     let new = stage.store(&stage.lapsed()).await;
     let asked_by = [(revoked, "external"), (broken, "external"), (new, "keep_fresh")];
     stage.all_healed(&daemon, asked_by, BY_SWEEP).await;
+}
+
+/// With `REDIS_DOWN_EXIT_AFTER=off`: nobody can know then which instance is to listen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_redis_is_gone_changes_are_noticed_all_the_same() {
+    let mut stage = Stage::on(Topology::ReplicaSet(1)).await;
+    let settings: Vec<_> =
+        FRESH.iter().copied().chain([("REDIS_DOWN_EXIT_AFTER", "off")]).collect();
+    let daemon = stage.world.daemon(stage.pds.url().as_str(), &settings).await;
+    let (revoked, did) = stage.revoked(&daemon).await;
+
+    stage.world.redis.kill();
+    let gone = Instant::now();
+    while gone.elapsed() < LEADS_NO_MORE {
+        let new = stage.store(&stage.lapsed()).await;
+        stage.healed(&new, PATIENCE).await;
+    }
+    stage.log_in_again(&revoked, &did).await;
+    stage.healed(&revoked, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
