@@ -1,5 +1,6 @@
 //! The composition root: builds the parts, waits for what they need, supervises, drains.
 
+mod former;
 pub(crate) mod start;
 
 use std::net::SocketAddr;

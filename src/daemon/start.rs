@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Error;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::{Life, Services};
+use super::{Life, Services, former};
 use crate::config::Config;
 use crate::journal::{Journal, JournalError};
 use crate::link::ServerInfo;
@@ -57,6 +57,7 @@ pub(super) async fn prepare(
         opened => Ok(opened),
     });
     let Some(journal) = opened.await.transpose()? else { return Ok(None) };
+    former::bury(dir, &services.queue).await;
     look_around(&services, &redis).await;
     Ok(Some((services, journal)))
 }

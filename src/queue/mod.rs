@@ -148,6 +148,23 @@ impl Queue {
         self.0.acked.notified().await;
     }
 
+    /// This process's own name.
+    pub fn instance(&self) -> &str {
+        &self.0.instance
+    }
+
+    /// Puts back what an instance had in hand that is certainly gone, before its sign of life is
+    /// over. Answers how many jobs that were.
+    ///
+    /// # Errors
+    /// If Redis cannot be used; the leader puts them back then, in ten seconds.
+    pub async fn bury(&self, instance: &str) -> Result<u64, QueueError> {
+        if instance.is_empty() || instance == self.0.instance {
+            return Ok(0);
+        }
+        reader::put_back(&self.0, instance, true, &[]).await
+    }
+
     /// Whether this instance leads, and the slots of all live ones.
     pub fn leadership(&self) -> tokio::sync::watch::Receiver<Leadership> {
         self.0.leadership.subscribe()

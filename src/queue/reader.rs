@@ -123,14 +123,24 @@ impl Reader {
 /// `leave` nothing is in hand any more, and the instance signs off. Returns how many jobs were put back.
 pub(super) async fn reclaim(queue: &Inner, leave: bool) -> Result<u64, QueueError> {
     let _no_lease = queue.leasing.write().await;
+    if leave {
+        queue.held.clear();
+    }
+    put_back(queue, &queue.instance, leave, &queue.held.names()).await
+}
+
+/// Puts back what was delivered to `instance`, but what it has in hand.
+pub(super) async fn put_back(
+    queue: &Inner,
+    instance: &str,
+    leave: bool,
+    in_hand: &[String],
+) -> Result<u64, QueueError> {
+    let how = if leave { "leave" } else { "stay" };
     let mut total = 0;
     loop {
         let mut call = queue.scripts.reclaim.prepare_invoke();
-        call.key(queue.keys.prefix()).arg(&queue.instance);
-        if leave {
-            queue.held.clear();
-        }
-        call.arg(if leave { "leave" } else { "stay" }).arg(queue.held.names());
+        call.key(queue.keys.prefix()).arg(instance).arg(how).arg(in_hand);
         let (back, more): (u64, u8) = queue.invoke(&call).await?;
         total += back;
         if more == 0 {

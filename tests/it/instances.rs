@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use futures::future::join;
 use serde_json::json;
+use tempfile::TempDir;
 
 use super::harness::daemon::Daemon;
 use super::harness::fleet::Fleet;
-use super::harness::scripted_pds::{Options, ScriptedPds};
-use super::harness::world::World;
+use super::harness::scripted_pds::{Fault, Options, ScriptedPds, Session};
+use super::harness::world::{World, text};
+use super::harness::{PATIENCE, eventually};
 
 /// Slow enough for a test to step in between.
 const SLOW: Duration = Duration::from_millis(100);
@@ -115,4 +117,36 @@ async fn a_daemon_that_joins_in_the_middle_of_a_run_takes_its_share() {
     assert_eq!(run["outcomes"], json!({"refreshed": MANY}), "{run}");
     assert_eq!(fleet.calls(), (1, 1));
     assert!(refreshes(&second) > MANY / 4, "a share of {}", refreshes(&second));
+}
+
+/// The journal's lock says that the process is gone, long before its sign of life is over, which
+/// here never is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_daemon_had_in_hand_its_next_start_takes_up_at_once() {
+    let stage = Stage::set().await;
+    let session = stage.pds.create(1).pop().expect("one");
+    let Session { did, handle, access, refresh } = &session;
+    let id = stage.world.log_in(did, handle, access, refresh).await;
+    let state = TempDir::new().expect("a folder");
+    let folder = state.path().display().to_string();
+    let (url, own) = (stage.pds.url().to_string(), [("STATE_DIR", folder.as_str())]);
+    let daemon = stage.world.daemon(&url, &own).await;
+    stage.pds.fail_next(1, &Fault::Hang);
+    let asked = format!(r#"{{"accountId":"{id}"}}"#);
+    let (_, answer) = daemon.post("/api/admin/refresh-tokens", &asked).await;
+    let job = answer["jobId"].as_str().expect("a job").to_owned();
+    eventually("it is called", PATIENCE, async || stage.pds.calls(did) == 1).await;
+    daemon.kill().await;
+    let link = stage.world.redis.link();
+    let signs: Vec<String> =
+        link.query(redis::cmd("KEYS").arg("*alive:*")).await.expect("an answer");
+    let kept: u8 = link.query(redis::cmd("PERSIST").arg(&signs)).await.expect("an answer");
+    assert_eq!((signs.len(), kept), (1, 1));
+
+    let daemon = stage.world.daemon(&url, &own).await;
+    assert_eq!(daemon.job(&job).await["outcome"], "refreshed");
+    let account = stage.world.account(&id).await;
+    assert!(stage.pds.is_current(text(&account, "refreshToken")));
+    daemon.log().wait(|line| line["event"] == "queue.recovered" && line["jobs"] == 1).await;
+    assert!(daemon.stop().await.success());
 }
