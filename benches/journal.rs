@@ -21,7 +21,7 @@ use refreshd::domain::outcome::Outcome;
 use refreshd::domain::routing::Routing;
 use refreshd::journal::Journal;
 use refreshd::pds::{Client, ClientConfig};
-use refreshd::refresh::{Parts, Refresher};
+use refreshd::refresh::{NO_SLOT, Parts, Refresher};
 use refreshd::store::{Store, StoreConfig};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
@@ -116,7 +116,7 @@ async fn round(
         let (refresher, next, all) = (Arc::clone(&refresher), Arc::clone(&next), Arc::clone(all));
         tasks.spawn(async move {
             while let Some(account) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let report = refresher.refresh(*account, None).await;
+                let report = refresher.refresh(*account, None, NO_SLOT).await;
                 assert_eq!(report.outcome, Outcome::Refreshed, "{:?}", report.error);
             }
         });

@@ -24,7 +24,7 @@ use crate::domain::outcome::{Outcome, Trigger};
 use crate::events::{self, Trouble};
 use crate::link::Health;
 use crate::planner::looks::{self, Looks};
-use crate::refresh::Refresher;
+use crate::refresh::{NO_SLOT, Refresher};
 use crate::store::{StoreError, Whose};
 use crate::worker;
 
@@ -203,8 +203,8 @@ impl Direct {
                 let (refresher, service) = (Arc::clone(&self.refresher), service.clone());
                 under_way.push(Box::pin(async move {
                     let by = (Trigger::Recovery, format!("direct-{}", due.account));
-                    let generation = due.generation.as_deref();
-                    let report = worker::attend(&refresher, due.account, generation, by).await;
+                    let whose = (due.account, due.generation.as_deref());
+                    let report = worker::attend(&refresher, whose, by, NO_SLOT).await;
                     Done::Attended(service, report)
                 }));
                 true

@@ -21,7 +21,7 @@ use crate::domain::outcome::Trigger;
 use crate::domain::pending::Pending;
 use crate::events;
 use crate::queue::{Lane, Lease, NewJob, Queue};
-use crate::refresh::{Parts, Refresher};
+use crate::refresh::{NO_SLOT, Parts, Refresher};
 use crate::worker;
 
 /// The journal is looked through this often while it holds anything.
@@ -63,7 +63,7 @@ pub async fn settle(refresher: &Refresher) {
 pub async fn ask_again(refresher: &Refresher, pending: &Pending) -> Report {
     let Pending { intent, .. } = pending;
     let by = (Trigger::Recovery, name(intent.account));
-    worker::attend(refresher, intent.account, Some(intent.token.jti()), by).await
+    worker::attend(refresher, (intent.account, Some(intent.token.jti())), by, NO_SLOT).await
 }
 
 /// What stands for a job's name where no job is.
@@ -201,7 +201,7 @@ async fn repair(refresher: Arc<Refresher>, queue: &Queue, pending: &Pending) -> 
 
 /// The job that the lease stands for, which may be one that waited and is somebody's.
 async fn under(lease: Lease, refresher: &Refresher) -> Report {
-    let (report, finished) = worker::carry_out(refresher, &lease.job).await;
+    let (report, finished) = worker::carry_out(refresher, &lease.job, NO_SLOT).await;
     if let Err(error) = lease.end(finished).await {
         tracing::debug!(event = "lease", %error, "a repair's claim is put back as a job");
     }

@@ -7,14 +7,18 @@ use crate::domain::identity::AccountId;
 use crate::domain::outcome::Trigger;
 use crate::events::{self, rfc3339};
 use crate::queue::{Finished, Job};
-use crate::refresh::Refresher;
+use crate::refresh::{Answered, Refresher};
 use crate::store::Failure;
 
 /// Works one job to its end, and says what it came to. Dropping it abandons the job, which is then
-/// delivered again.
-pub async fn carry_out(refresher: &Refresher, job: &Job) -> (Report, Finished) {
-    let by = (job.trigger, job.id.to_string());
-    let report = attend(refresher, job.account, job.generation.as_deref(), by).await;
+/// delivered again. `answered` is told when its call is over.
+pub async fn carry_out(
+    refresher: &Refresher,
+    job: &Job,
+    answered: Answered<'_>,
+) -> (Report, Finished) {
+    let (whose, by) = ((job.account, job.generation.as_deref()), (job.trigger, job.id.to_string()));
+    let report = attend(refresher, whose, by, answered).await;
     if let Some(run) = &job.run
         && !report.outcome.is_success()
     {
@@ -31,12 +35,12 @@ pub async fn carry_out(refresher: &Refresher, job: &Job) -> (Report, Finished) {
 /// Refreshes one account and tells everyone: under the name of a job, or of what stands for one.
 pub async fn attend(
     refresher: &Refresher,
-    account: AccountId,
-    generation: Option<&str>,
+    (account, generation): (AccountId, Option<&str>),
     (trigger, name): (Trigger, String),
+    answered: Answered<'_>,
 ) -> Report {
     let started = Instant::now();
-    let report = refresher.refresh(account, generation).await;
+    let report = refresher.refresh(account, generation, answered).await;
     events::refreshed(&name, trigger, &report, started.elapsed());
     report
 }

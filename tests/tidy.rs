@@ -28,8 +28,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("capacity", &["domain", "budget", "store", "events"]),
     ("repair", &["domain", "queue", "refresh", "worker", "events"]),
     ("direct", &["domain", "budget", "link", "planner", "refresh", "store", "worker", "events"]),
-    // The link's health is part of the answer to `/readyz`.
-    ("http", &["domain", "clock", "config", "link", "store", "queue", "events"]),
+    // The link's and the journal's health are part of the answer to `/readyz`.
+    ("http", &["domain", "clock", "config", "link", "store", "queue", "journal", "events"]),
     // The composition.
     ("daemon", ANY),
     ("cli", ANY),

@@ -20,7 +20,7 @@ use crate::domain::pending::Pending;
 use crate::events::rfc3339;
 use crate::journal::Journal;
 use crate::lifecycle::Exit;
-use crate::refresh::Refresher;
+use crate::refresh::{NO_SLOT, Refresher};
 
 /// Accounts that are settled at once.
 const AT_ONCE: usize = 16;
@@ -120,7 +120,7 @@ async fn settle(refresher: &Refresher, entries: Vec<Pending>) -> anyhow::Result<
     let mut reports = stream::iter(entries)
         .map(|pending| async move {
             let intent = &pending.intent;
-            refresher.refresh(intent.account, Some(intent.token.jti())).await
+            refresher.refresh(intent.account, Some(intent.token.jti()), NO_SLOT).await
         })
         .buffer_unordered(AT_ONCE);
     while let Some(Report { account, handle, outcome, error, .. }) = reports.next().await {

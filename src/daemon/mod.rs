@@ -27,7 +27,7 @@ use crate::lifecycle::{self, Exit, Signals};
 use crate::link::{Health, Link};
 use crate::pds;
 use crate::planner::{self, Planner, Wakes};
-use crate::queue::{Drained, Finished, Job, Keys, Queue};
+use crate::queue::{Drained, Finished, Job, Keys, Queue, Slot};
 use crate::refresh::{self, Refresher};
 use crate::repair::{self, Repairer};
 use crate::scheduler::Scheduler;
@@ -144,7 +144,7 @@ async fn work(
         let direct = Direct::new(Arc::clone(&refresher), health, config.workers);
         life.tasks.spawn(direct.run(life.stop.clone()));
     }
-    let handler = move |job| work_on(Arc::clone(&refresher), wakes.clone(), job);
+    let handler = move |job, slot| work_on(Arc::clone(&refresher), wakes.clone(), (job, slot));
     let queue = services.queue.clone();
     let (drain, grace) = (life.stop.child_token(), config.life.shutdown);
     let mut workers = std::pin::pin!(queue.run(handler, &life.tasks, drain, grace));
@@ -184,8 +184,8 @@ async fn work(
 
 /// Works one job to its end. One that is to be tried again soon wakes the planner, should that be
 /// this instance's.
-async fn work_on(refresher: Arc<Refresher>, wakes: Wakes, job: Job) -> Finished {
-    let (report, finished) = worker::carry_out(&refresher, &job).await;
+async fn work_on(refresher: Arc<Refresher>, wakes: Wakes, (job, slot): (Job, Slot)) -> Finished {
+    let (report, finished) = worker::carry_out(&refresher, &job, &|| slot.free()).await;
     if let (false, Some(service), Some(at)) =
         (report.outcome.is_success(), &report.service, report.next_attempt_at)
     {
@@ -282,7 +282,8 @@ async fn admin(
         queue: services.queue.clone(),
         link: services.link.clone(),
         shortages,
-        journal: journal.health(),
+        journal_health: journal.health(),
+        journal: journal.clone(),
         clock: clock.clone(),
         token: config.admin.token.clone(),
     };

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Api;
 use crate::domain::forecast::Shortage;
+use crate::journal::Journal;
 use crate::link::Health;
 use crate::queue::Leadership;
 use crate::store::Store;
@@ -31,7 +32,8 @@ pub(super) struct Probe {
     store: Store,
     redis: watch::Receiver<Health>,
     workers: watch::Receiver<Leadership>,
-    journal: watch::Receiver<Result<(), String>>,
+    pub(super) journal: Journal,
+    journal_health: watch::Receiver<Result<(), String>>,
     pub(super) shortages: watch::Receiver<Vec<Shortage>>,
     mongo: Mutex<Option<(Instant, Result<(), String>)>>,
 }
@@ -43,6 +45,7 @@ impl Probe {
             redis: api.link.health(),
             workers: api.queue.leadership(),
             journal: api.journal.clone(),
+            journal_health: api.journal_health.clone(),
             shortages: api.shortages.clone(),
             mongo: Mutex::default(),
         }
@@ -84,7 +87,7 @@ pub(super) async fn alive() -> Response {
 /// `GET /readyz`: Redis, MongoDB, the journal and the workers are usable; else 503 with what is
 /// wrong. A budget that is too small for its accounts is told, too, and makes nothing unready.
 pub(super) async fn ready(State(probe): State<Arc<Probe>>) -> Response {
-    let journal = probe.journal.borrow().clone();
+    let journal = probe.journal_health.borrow().clone();
     let parts = [probe.redis(), probe.mongo().await, journal, probe.workers()];
     let ready = parts.iter().all(Result::is_ok);
     let [redis, mongo, journal, workers] =

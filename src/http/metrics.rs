@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
@@ -25,6 +26,16 @@ pub(super) async fn get(State(probe): State<Arc<Probe>>) -> Response {
         "Accounts that will be without a live access token for want of budget",
         lapsing,
     );
+    let entries = Gauge::<i64>::default();
+    entries.set(i64::try_from(probe.journal.len()).unwrap_or(i64::MAX));
+    registry.register(
+        "journal_entries",
+        "Accounts that the journal holds a call or an answer of",
+        entries,
+    );
+    let syncs = Counter::<u64>::default();
+    syncs.inc_by(probe.journal.syncs());
+    registry.register("journal_syncs", "Times that the journal was put on stable storage", syncs);
     let mut text = String::new();
     match encode(&mut text, &registry) {
         Ok(()) => ([(CONTENT_TYPE, TEXT)], text).into_response(),

@@ -29,6 +29,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::domain::forecast::Shortage;
+use crate::journal::Journal;
 use crate::link::Link;
 use crate::queue::Queue;
 use crate::store::Store;
@@ -53,8 +54,10 @@ pub struct Api {
     pub link: Link,
     /// The servers whose accounts need more calls than the budget gives.
     pub shortages: watch::Receiver<Vec<Shortage>>,
+    /// What this instance has pending.
+    pub journal: Journal,
     /// Whether the journal can be written, or why not.
-    pub journal: watch::Receiver<Result<(), String>>,
+    pub journal_health: watch::Receiver<Result<(), String>>,
     /// The time.
     pub clock: Clock,
     /// `ADMIN_TOKEN`; without it only the health checks work.

@@ -91,7 +91,7 @@ pub async fn servers(store: &Store) -> Result<Vec<ServiceUrl>, StoreError> {
     Ok(services.iter().filter_map(|service| service.parse().ok()).collect())
 }
 
-/// The next accounts of a server that are due, active ones first,.
+/// The next accounts of a server that are due, active ones first.
 /// A document that cannot be attempted is left out: it would stay due for ever.
 pub async fn due(
     store: &Store,

@@ -40,6 +40,7 @@ pub use keys::Keys;
 pub use lane::Lane;
 pub use lease::Lease;
 pub use run::Drained;
+pub use slots::Slot;
 pub use status::{Depth, JobStatus, LaneDepth, RunTally};
 
 /// Jobs that one script adds: Redis serves nobody else meanwhile (a few milliseconds).

@@ -21,7 +21,7 @@ use super::acks::{self, Ack};
 use super::backend::{Deliveries, Delivery};
 use super::job::{Finished, Job};
 use super::reader::{self, Reader};
-use super::slots::Slots;
+use super::slots::{Slot, Slots};
 use super::{Queue, QueueError, heartbeat};
 
 /// How long the end of the drain may take once no job runs any more.
@@ -51,7 +51,7 @@ impl Queue {
         grace: Duration,
     ) -> Result<Drained, QueueError>
     where
-        H: Fn(Job) -> F + Clone + Send + Sync + 'static,
+        H: Fn(Job, Slot) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Finished> + Send + 'static,
     {
         let queue = &self.0;
@@ -128,7 +128,7 @@ fn work<H, F>(
     stop: CancellationToken,
 ) -> BoxFuture<'static, Result<(), WorkerError>>
 where
-    H: Fn(Job) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Job, Slot) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Finished> + Send + 'static,
 {
     WorkerBuilder::new("refresh")
@@ -154,13 +154,14 @@ struct Steps<H> {
 
 impl<H, F> Steps<H>
 where
-    H: Fn(Job) -> F,
+    H: Fn(Job, Slot) -> F,
     F: Future<Output = Finished>,
 {
     async fn take(self, Delivery { job, entry, slot }: Delivery) {
         let (id, account) = (job.id.clone(), job.account);
         // A panic of the handler itself, too, is one of its future.
-        let work = AssertUnwindSafe(async { (self.handler)(job).await }).catch_unwind();
+        let work =
+            AssertUnwindSafe(async { (self.handler)(job, slot.clone()).await }).catch_unwind();
         let Some(finished) = self.abandon.run_until_cancelled(work).await else {
             self.abandoned.fetch_add(1, Ordering::Relaxed);
             return;

@@ -1,6 +1,8 @@
-//! The slots: how many jobs this instance works on at once. A slot is taken before its job is.
+//! The slots: how many calls this instance has in flight. A slot is taken before its job is, and
+//! given back when the job's call is over; what is then left to be written needs none.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -10,6 +12,9 @@ use super::lane::Lane;
 
 /// How long a slot stays free for the sake of others that are about to be.
 const LINGER: Duration = Duration::from_millis(2);
+
+/// So many times as many jobs as slots are in hand at most: MongoDB may take its time.
+const IN_HAND: usize = 4;
 
 /// The slots of one instance, a few of which serve the manual lane alone.
 #[derive(Debug)]
@@ -25,6 +30,8 @@ pub(super) struct Slots {
 struct Taken {
     all: usize,
     low: usize,
+    /// Jobs that are not over yet, with or without a slot.
+    jobs: usize,
 }
 
 /// Free slots: in all, and for the lower lanes.
@@ -34,11 +41,15 @@ pub(super) struct Free {
     pub(super) low: usize,
 }
 
-/// One slot; free again when dropped.
+/// One job's slot. The job is over when its last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct Slot(Arc<Place>);
+
 #[derive(Debug)]
-pub(super) struct Slot {
+struct Place {
     slots: Arc<Slots>,
     low: bool,
+    freed: AtomicBool,
 }
 
 impl Slots {
@@ -49,8 +60,9 @@ impl Slots {
     }
 
     pub(super) fn free(&self) -> Free {
-        let taken = *self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = self.total.saturating_sub(taken.all);
+        let taken = *self.taken();
+        let left = (self.total * IN_HAND).saturating_sub(taken.jobs);
+        let all = self.total.saturating_sub(taken.all).min(left);
         Free { all, low: all.min(self.low.saturating_sub(taken.low)) }
     }
 
@@ -73,18 +85,40 @@ impl Slots {
 
     pub(super) fn take(self: &Arc<Self>, lane: Lane) -> Slot {
         let low = lane != Lane::Manual;
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken();
         taken.all += 1;
         taken.low += usize::from(low);
-        Slot { slots: Arc::clone(self), low }
+        taken.jobs += 1;
+        Slot(Arc::new(Place { slots: Arc::clone(self), low, freed: AtomicBool::new(false) }))
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Slot {
+impl Slot {
+    /// Gives the slot back before the job is over: it makes no call any more.
+    pub fn free(&self) {
+        self.0.free(&mut self.0.slots.taken());
+        self.0.slots.freed.notify_one();
+    }
+}
+
+impl Place {
+    fn free(&self, taken: &mut Taken) {
+        if !self.freed.swap(true, Ordering::Relaxed) {
+            taken.all -= 1;
+            taken.low -= usize::from(self.low);
+        }
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.slots.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.all -= 1;
-        taken.low -= usize::from(self.low);
+        let mut taken = self.slots.taken();
+        self.free(&mut taken);
+        taken.jobs -= 1;
         drop(taken);
         self.slots.freed.notify_one();
     }
@@ -111,5 +145,24 @@ mod tests {
         drop(manual);
         drop(bulk);
         assert_eq!(slots.free(), Free { all: 8, low: 7 });
+    }
+
+    #[test]
+    fn a_job_without_a_call_to_come_needs_no_slot_but_is_in_hand() {
+        let slots = Slots::new(8);
+        let mut jobs = Vec::new();
+        for _ in 0..IN_HAND {
+            jobs.extend((0..8).map(|_| slots.take(Lane::Manual)));
+            assert_eq!(slots.free().all, 0);
+            for job in &jobs {
+                job.free();
+            }
+        }
+        assert_eq!(slots.free(), Free { all: 0, low: 0 }, "so many wait to be written");
+        let waits = jobs.pop();
+        drop(jobs);
+        assert_eq!(slots.free(), Free { all: 8, low: 7 });
+        drop(waits);
+        assert_eq!(slots.taken().jobs, 0);
     }
 }

@@ -43,6 +43,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How often MongoDB may refuse one and the same write before it is left at that.
 const MOST_REFUSALS: u32 = 4;
 
+/// Told when an attempt has no call to make any more.
+pub type Answered<'a> = &'a (dyn Fn() + Sync);
+
+/// For an attempt whose call takes nobody's place.
+pub const NO_SLOT: Answered<'static> = &|| {};
+
 /// What a refresher works with.
 #[derive(Debug, Clone)]
 pub struct Parts {
@@ -91,28 +97,36 @@ impl Refresher {
     /// Refreshes `account`, unless its document holds another token than the one of `generation`.
     /// What the journal still holds of the account is settled first.
     ///
+    /// `answered` is told when its call is over: what is left is to write down what came of it, and
+    /// whoever bounds calls may begin another one.
+    ///
     /// It ends when its outcome is written. While MongoDB is away or the journal cannot be
     /// written it waits, so whoever must not wait drops it: what is half done then stands in the
     /// journal.
-    pub async fn refresh(&self, account: AccountId, generation: Option<&str>) -> Report {
+    pub async fn refresh(
+        &self,
+        account: AccountId,
+        generation: Option<&str>,
+        answered: Answered<'_>,
+    ) -> Report {
         let _turn = self.turns.take(account).await;
         let mut pending = self.parts.journal.pending(account);
         if pending.as_ref().is_some_and(|pending| pending.answer.is_some()) {
-            let report = self.attempt(account, None, pending).await;
+            let report = self.attempt(account, (None, pending), NO_SLOT).await;
             let is_still_pending = self.parts.journal.pending(account).is_some();
             if report.outcome == Outcome::Refreshed || is_still_pending {
                 return report;
             }
             pending = None;
         }
-        self.attempt(account, generation, pending).await
+        self.attempt(account, (generation, pending), answered).await
     }
 
     /// Settles an answer that the journal holds. What MongoDB refuses stays there.
     pub async fn settle(&self, account: AccountId) -> Option<Report> {
         let _turn = self.turns.take(account).await;
         let pending = self.parts.journal.pending(account).filter(|it| it.answer.is_some())?;
-        Some(self.attempt(account, None, Some(pending)).await)
+        Some(self.attempt(account, (None, Some(pending)), NO_SLOT).await)
     }
 
     /// Whether an attempt on the account is under way in this process.
@@ -123,8 +137,8 @@ impl Refresher {
     async fn attempt(
         &self,
         account: AccountId,
-        generation: Option<&str>,
-        pending: Option<Pending>,
+        (generation, pending): (Option<&str>, Option<Pending>),
+        answered: Answered<'_>,
     ) -> Report {
         let Parts { clock, journal, routing, policy, .. } = &self.parts;
         let (mut attempt, mut action) =
@@ -136,6 +150,7 @@ impl Refresher {
                 Action::Intend(intent) => self.intend(&intent).await,
                 Action::Call(service, token) => {
                     let answer = self.call(&service, &token).await;
+                    answered();
                     if attempt.is_kept_alive() && !matches!(answer, Answer::Unreachable { .. }) {
                         self.tally.answered(&service, brake::minute(clock.now()));
                     }

@@ -11,6 +11,7 @@ use refreshd::domain::outcome::{Outcome, Trigger};
 use refreshd::domain::renewal::Lead;
 use refreshd::domain::run::RunId;
 use refreshd::http::{Api, router, serve};
+use refreshd::journal::Journal;
 use refreshd::link::Link;
 use refreshd::queue::{Finished, Job, Keys, Queue};
 use refreshd::store::{Counts, Failure, Store, StoreConfig};
@@ -22,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::harness::http::plain;
 use super::harness::scripted_pds::{Options, ScriptedPds};
 use super::harness::world::World;
 use super::harness::{PATIENCE, arrival, eventually};
@@ -75,12 +77,13 @@ impl Stage {
             queue: queue.clone(),
             link,
             shortages: known_shortages,
-            journal: journal_health,
+            journal: Journal::off(),
+            journal_health,
             clock: clock.clone(),
             token: token.map(Into::into),
         };
         tasks.spawn(serve(listener, router(api), stop.clone()));
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let client = plain();
         Self { world, store, queue, journal, shortages, clock, url, client, stop, tasks }
     }
 
@@ -114,7 +117,7 @@ impl Stage {
     /// Workers that end every job so, and show it.
     fn work(&self, outcome: Outcome) -> mpsc::UnboundedReceiver<Job> {
         let (seen, jobs) = mpsc::unbounded_channel();
-        let handler = move |job: Job| {
+        let handler = move |job: Job, _slot| {
             seen.send(job).unwrap();
             let detail = json!({ "handle": "alice.test", "error": null, "held": false });
             async move { Finished { outcome, detail } }

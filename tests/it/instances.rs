@@ -127,8 +127,8 @@ async fn what_a_killed_daemon_had_in_hand_its_next_start_takes_up_at_once() {
     let session = stage.pds.create(1).pop().expect("one");
     let Session { did, handle, access, refresh } = &session;
     let id = stage.world.log_in(did, handle, access, refresh).await;
-    let state = TempDir::new().expect("a folder");
-    let folder = state.path().display().to_string();
+    let kept = TempDir::new().expect("a folder");
+    let folder = kept.path().display().to_string();
     let (url, own) = (stage.pds.url().to_string(), [("STATE_DIR", folder.as_str())]);
     let daemon = stage.world.daemon(&url, &own).await;
     stage.pds.fail_next(1, &Fault::Hang);
@@ -140,8 +140,8 @@ async fn what_a_killed_daemon_had_in_hand_its_next_start_takes_up_at_once() {
     let link = stage.world.redis.link();
     let signs: Vec<String> =
         link.query(redis::cmd("KEYS").arg("*alive:*")).await.expect("an answer");
-    let kept: u8 = link.query(redis::cmd("PERSIST").arg(&signs)).await.expect("an answer");
-    assert_eq!((signs.len(), kept), (1, 1));
+    let for_good: u8 = link.query(redis::cmd("PERSIST").arg(&signs)).await.expect("an answer");
+    assert_eq!((signs.len(), for_good), (1, 1));
 
     let daemon = stage.world.daemon(&url, &own).await;
     assert_eq!(daemon.job(&job).await["outcome"], "refreshed");

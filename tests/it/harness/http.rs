@@ -7,9 +7,14 @@ pub(crate) struct Http(reqwest::Client);
 
 /// A client without proxies, with a generous time-out.
 pub(crate) fn client() -> Http {
+    Http(plain())
+}
+
+/// The same, bare.
+pub(crate) fn plain() -> reqwest::Client {
     let _second_time = rustls::crypto::ring::default_provider().install_default();
-    let builder = reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_mins(1));
-    Http(builder.build().expect("an HTTP client"))
+    let builder = reqwest::Client::builder().no_proxy().timeout(super::PATIENCE);
+    builder.build().expect("an HTTP client")
 }
 
 impl Http {

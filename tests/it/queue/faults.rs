@@ -10,7 +10,8 @@ async fn a_dead_instances_jobs_are_done_by_another_and_a_slow_ones_are_not() {
     let (doomed, living) = (queue(&server, "doomed", 5), queue(&server, "living", 8));
     let (lost, mut taken) = Gate::new();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let (tracker, handler) = (TaskTracker::new(), lost.handler());
+    let (tracker, work) = (TaskTracker::new(), lost.handler());
+    let handler = move |job, _slot| work(job);
     runtime.spawn({
         let doomed = doomed.clone();
         async move { doomed.run(handler, &tracker, CancellationToken::new(), SOON).await }

@@ -49,6 +49,42 @@ async fn an_idle_worker_starts_a_job_at_once() {
     worker.drain().await;
 }
 
+/// A slot is a call: a job whose call is over makes room for the next one's, as long as not too many
+/// are left to be written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_call_is_over_makes_room_before_it_has_ended() {
+    let server = RedisServer::start().await;
+    let queue = queue(&server, "a", 1);
+    let (gate, mut started) = Gate::new();
+    let calls = Arc::new(Semaphore::new(0));
+    let (handler, over) = (gate.handler(), Arc::clone(&calls));
+    let worker = Worker::start_with_slots(&queue, move |job, slot| {
+        let (over, written) = (Arc::clone(&over), handler(job));
+        async move {
+            // The handler says that it has begun, and then waits twice: for its call, and to be written.
+            let call = async {
+                over.acquire().await.unwrap().forget();
+                slot.free();
+            };
+            futures::join!(call, written).1
+        }
+    });
+    queue.enqueue(&jobs(0..6, Lane::Bulk)).await.unwrap();
+    for begun in 1..=4 {
+        next(&mut started).await;
+        assert!(started.try_recv().is_err(), "call {begun} is not over");
+        calls.add_permits(1);
+    }
+    one(&queue, job(100, Lane::Manual)).await;
+    assert!(started.try_recv().is_err(), "four are to be written");
+    gate.permits.add_permits(1);
+    assert_eq!(number(next(&mut started).await.account), 100, "the first in line");
+    calls.add_permits(3);
+    gate.permits.add_permits(6);
+    emptied(&queue).await;
+    assert_eq!(worker.drain().await, Drained { released: Some(0) });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_finished_job_leaves_nothing_behind() {
     let server = RedisServer::start().await;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use refreshd::domain::identity::AccountId;
 use refreshd::domain::outcome::{Outcome, Trigger};
 use refreshd::queue::{Added, Drained, Enqueued, Finished, Job, JobStatus, Keys, Lane, NewJob};
-use refreshd::queue::{Queue, QueueError};
+use refreshd::queue::{Queue, QueueError, Slot};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -73,6 +73,14 @@ impl Worker {
     fn start<H, F>(queue: &Queue, handler: H) -> Self
     where
         H: Fn(Job) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Finished> + Send + 'static,
+    {
+        Self::start_with_slots(queue, move |job, _slot| handler(job))
+    }
+
+    fn start_with_slots<H, F>(queue: &Queue, handler: H) -> Self
+    where
+        H: Fn(Job, Slot) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Finished> + Send + 'static,
     {
         let (queue, tracker, stop) = (queue.clone(), TaskTracker::new(), CancellationToken::new());

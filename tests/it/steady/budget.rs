@@ -7,6 +7,7 @@ use tokio::time::{Instant, interval, sleep_until};
 use super::{LIFE, is_long, settings};
 use crate::harness::daemon::Daemon;
 use crate::harness::fleet::Fleet;
+use crate::harness::http::plain;
 use crate::harness::scripted_pds::{Options, ScriptedPds};
 use crate::harness::world::World;
 use crate::harness::{PATIENCE, eventually};
@@ -59,7 +60,7 @@ async fn another_program_behind_our_address_is_made_room_for_and_told_of() {
     let daemon = Daemon::start(&settings(&world, &pds, &[("PDS_RATE_LIMIT", "9/s")])).await;
     // It takes half of the limit.
     let other = async {
-        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let client = plain();
         let path = format!("{}/xrpc/com.atproto.server.refreshSession", pds.url());
         let mut ticks = interval(Duration::from_secs(2) / PER_SECOND);
         loop {
