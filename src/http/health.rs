@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Api;
 use crate::domain::forecast::Shortage;
+use crate::events::PostSyncs;
 use crate::link::Health;
 use crate::queue::Leadership;
 use crate::store::Store;
@@ -33,6 +34,7 @@ pub(super) struct Probe {
     workers: watch::Receiver<Leadership>,
     journal: watch::Receiver<Result<(), String>>,
     pub(super) shortages: watch::Receiver<Vec<Shortage>>,
+    pub(super) syncs: PostSyncs,
     mongo: Mutex<Option<(Instant, Result<(), String>)>>,
 }
 
@@ -44,6 +46,7 @@ impl Probe {
             workers: api.queue.leadership(),
             journal: api.journal.clone(),
             shortages: api.shortages.clone(),
+            syncs: api.syncs.clone(),
             mongo: Mutex::default(),
         }
     }

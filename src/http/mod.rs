@@ -29,6 +29,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::domain::forecast::Shortage;
+use crate::events::PostSyncs;
 use crate::link::Link;
 use crate::queue::Queue;
 use crate::store::Store;
@@ -53,6 +54,8 @@ pub struct Api {
     pub link: Link,
     /// The servers whose accounts need more calls than the budget gives.
     pub shortages: watch::Receiver<Vec<Shortage>>,
+    /// What came of looks at queued posts.
+    pub syncs: PostSyncs,
     /// Whether the journal can be written, or why not.
     pub journal: watch::Receiver<Result<(), String>>,
     /// The time.

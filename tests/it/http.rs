@@ -10,6 +10,7 @@ use refreshd::domain::forecast::{Fleet, Shortage, shortage};
 use refreshd::domain::outcome::{Outcome, Trigger};
 use refreshd::domain::renewal::Lead;
 use refreshd::domain::run::RunId;
+use refreshd::events::PostSyncs;
 use refreshd::http::{Api, router, serve};
 use refreshd::link::Link;
 use refreshd::queue::{Finished, Job, Keys, Queue};
@@ -75,6 +76,7 @@ impl Stage {
             queue: queue.clone(),
             link,
             shortages: known_shortages,
+            syncs: PostSyncs::default(),
             journal: journal_health,
             clock: clock.clone(),
             token: token.map(Into::into),

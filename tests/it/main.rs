@@ -33,6 +33,8 @@ mod link;
 #[cfg(test)]
 mod pds;
 #[cfg(test)]
+mod posts;
+#[cfg(test)]
 mod queue;
 #[cfg(test)]
 mod runs;

@@ -107,6 +107,11 @@ impl Daemon {
         self.http.get(&format!("{}{path}", self.admin), Some(ADMIN_TOKEN)).await
     }
 
+    /// GETs what is no JSON.
+    pub(crate) async fn text(&self, path: &str) -> String {
+        self.http.text(&format!("{}{path}", self.admin)).await
+    }
+
     /// Refreshes one account by name and waits for its outcome.
     pub(crate) async fn refresh(&self, account: &str) -> Value {
         let (status, answer) = self
