@@ -1,6 +1,8 @@
 //! The tests that need more than a function: one binary, one file per behaviour.
 
 #[cfg(test)]
+mod app;
+#[cfg(test)]
 mod bluesky;
 #[cfg(test)]
 mod budget;
