@@ -1,5 +1,6 @@
 //! Queued posts of the application's are given the tokens that their accounts have by now.
 
+mod application;
 mod copies;
 mod margins;
 mod queues;
