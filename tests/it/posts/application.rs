@@ -1,5 +1,5 @@
-//! The application itself, with the BullMQs and SDKs that it uses: a post that was scheduled before a
-//! refresh is sent after it.
+//! The application itself, with both versions of BullMQ and of the SDK: a post that was scheduled
+//! before a refresh is sent after it.
 
 use serde_json::{Value, json};
 

@@ -25,6 +25,11 @@ async fn a_crash_between_the_refresh_and_the_copies_is_made_up_for() {
     let _ok: String = stage.redis().run(&["CLIENT", "UNPAUSE"]).await;
     assert_eq!(stage.redis().data(&job).await, Some(before), "it was killed in between");
     stage.pds.set_latency(Duration::ZERO);
+    // Nor does the job that was under way lead there.
+    let ours: Vec<String> = stage.redis().run(&["KEYS", "{refreshd:*"]).await;
+    let gone: usize =
+        stage.redis().link().query(redis::cmd("DEL").arg(&ours)).await.expect("a wipe");
+    assert!(gone > 0);
 
     let _daemon = stage.daemon(&[]).await;
     let stored = stage.stored(&account).await;
