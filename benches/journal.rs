@@ -21,6 +21,7 @@ use refreshd::domain::outcome::Outcome;
 use refreshd::domain::routing::Routing;
 use refreshd::journal::Journal;
 use refreshd::pds::{Client, ClientConfig};
+use refreshd::posts::Posts;
 use refreshd::refresh::{NO_SLOT, Parts, Refresher};
 use refreshd::store::{Store, StoreConfig};
 use tokio::runtime::{Builder, Runtime};
@@ -151,6 +152,7 @@ async fn parts(world: &World, pds: &ScriptedPds, journal: Journal) -> Parts {
         pds: Client::new(&client).expect("a client"),
         budget: Arc::new(Budget::new(world.redis.link(), "bench:", "here", None)),
         routing: Routing::new(home, false, false),
+        posts: Posts::off(),
         policy: Policy { confirm_after: Duration::ZERO, suspect: false, lead: None },
     }
 }

@@ -1,7 +1,8 @@
 //! One fact, told once: every place that has something to report calls here.
 
 use std::fmt::Display;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -10,8 +11,9 @@ use tokio::time::Instant;
 
 use crate::domain::attempt::Report;
 use crate::domain::forecast::Shortage;
-use crate::domain::identity::ServiceUrl;
+use crate::domain::identity::{AccountId, ServiceUrl};
 use crate::domain::outcome::{Outcome, Trigger};
+use crate::domain::queued::Synced;
 use crate::store::Run;
 
 /// A job ended: the one line that its owner looks for.
@@ -166,6 +168,68 @@ pub fn journal_found(answers: usize, intents: usize) {
         intents,
         "the journal holds {answers} answers that are not known to be stored and {intents} calls that may have \
          happened; the answers are stored first"
+    );
+}
+
+/// How many looks at queued posts came to what, since the start. Cheap to clone; clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct PostSyncs(Arc<[AtomicU64; Synced::ALL.len()]>);
+
+impl PostSyncs {
+    /// So many more came to this.
+    pub fn count(&self, synced: Synced, posts: u64) {
+        let named = Synced::ALL.iter().zip(self.0.iter()).find(|(it, _)| **it == synced);
+        if let Some((_, count)) = named {
+            count.fetch_add(posts, Ordering::Relaxed);
+        }
+    }
+
+    /// All of them.
+    pub fn totals(&self) -> impl Iterator<Item = (Synced, u64)> {
+        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        Synced::ALL.iter().copied().zip(counts)
+    }
+}
+
+/// Queued posts of an account carry its newest pair now.
+pub fn posts_synced(account: AccountId, jobs: u64) {
+    tracing::info!(
+        event = "posts",
+        %account,
+        jobs,
+        "{jobs} queued posts of account {account} carry its newest tokens"
+    );
+}
+
+/// It is known which posts are queued.
+pub fn posts_indexed(jobs: usize, unknown_ids: u64, left_out: u64, took: Duration) {
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(
+        event = "posts.indexed",
+        jobs,
+        unknown_ids,
+        left_out,
+        took_ms,
+        "{jobs} queued posts are kept up to date; {unknown_ids} other jobs in their queues are left alone"
+    );
+    if left_out > 0 {
+        posts_left_out();
+    }
+}
+
+/// There are more queued posts than can be kept in mind.
+pub fn posts_left_out() {
+    tracing::warn!(
+        event = "posts.left_out",
+        "there are more than a million queued posts: those beyond keep the tokens that they were queued with"
+    );
+}
+
+/// Something may have happened to queued posts that was not heard of.
+pub fn posts_fell_off() {
+    tracing::info!(
+        event = "posts.fell_off",
+        "the queues' events were cut off or wiped before they were read: looking at all queued posts again"
     );
 }
 

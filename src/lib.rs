@@ -4,9 +4,11 @@
 //! [`worker`] hands each to [`refresh`], which performs what [`domain::attempt`] says with the
 //! [`journal`], the server ([`pds`]), its [`budget`] and the [`store`]; [`events`] tells how it
 //! ended. What a crash or a lost reply leaves in the journal is taken up by [`repair`]; while
-//! Redis is away, [`direct`] can do without the queue.
+//! Redis is away, [`direct`] can do without the queue. Posts that wait in the application's queues
+//! ([`bullmq`]) are given new tokens by [`posts`].
 
 pub mod budget;
+pub mod bullmq;
 pub mod capacity;
 pub mod cli;
 pub mod clock;
@@ -22,6 +24,7 @@ pub mod link;
 pub mod logging;
 pub mod pds;
 pub mod planner;
+pub mod posts;
 pub mod queue;
 pub mod refresh;
 pub mod repair;

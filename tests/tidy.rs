@@ -17,12 +17,18 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("pds", &["domain", "clock", "config"]),
     ("queue", &["domain", "clock", "config", "link"]),
     ("budget", &["domain", "clock", "config", "link"]),
+    ("bullmq", &["domain", "config", "link"]),
     ("store", &["domain", "clock", "config"]),
     ("journal", &["domain", "clock"]),
     ("events", &["domain", "store"]),
     // The use cases.
-    ("refresh", &["domain", "clock", "pds", "budget", "store", "journal", "events"]),
-    ("planner", &["domain", "clock", "config", "pds", "queue", "budget", "store", "events"]),
+    ("posts", &["domain", "clock", "bullmq", "queue", "store", "events"]),
+    // Whoever changes a pair, or hears of it, says so.
+    ("refresh", &["domain", "clock", "pds", "budget", "store", "journal", "events", "posts"]),
+    (
+        "planner",
+        &["domain", "clock", "config", "pds", "queue", "budget", "store", "events", "posts"],
+    ),
     ("scheduler", &["domain", "clock", "config", "pds", "queue", "budget", "store", "events"]),
     ("worker", &["domain", "clock", "config", "queue", "refresh", "events", "store"]),
     ("capacity", &["domain", "budget", "store", "events"]),
@@ -42,7 +48,7 @@ const ANY: &[&str] = &["*"];
 
 /// Crates, and modules of std, that only some rooms may name.
 const LIBRARIES: &[(&str, &[&str])] = &[
-    ("redis", &["link", "queue", "budget"]),
+    ("redis", &["link", "queue", "budget", "bullmq"]),
     ("apalis", &["queue"]),
     ("apalis_core", &["queue"]),
     // The driver itself is asked whether `MONGODB_URI` is one.

@@ -38,6 +38,8 @@ pub struct Config {
     pub redis: Redis,
     /// Where the accounts live.
     pub mongo: Mongo,
+    /// The application's queued posts.
+    pub posts: Posts,
     /// How servers are called.
     pub pds: Pds,
     /// When all accounts are refreshed.
@@ -67,6 +69,15 @@ pub struct Mongo {
     pub database: String,
     /// The accounts' collection.
     pub collection: String,
+}
+
+/// The application's queued posts, which carry copies of tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Posts {
+    /// What the keys of its BullMQ queues begin with (`BULLMQ_PREFIX`).
+    pub prefix: String,
+    /// The queues' names; none when they are not looked after (`BULLMQ_POST_QUEUES`).
+    pub queues: Vec<String>,
 }
 
 /// How servers are called.
@@ -166,6 +177,7 @@ impl Config {
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let redis = redis::read(reader);
         let mongo = sections::mongo(reader);
+        let posts = sections::posts(reader);
         let pds = sections::pds(reader);
         let schedule = sections::schedule(reader);
         let workers = reader.number(&settings::WORKER_CONCURRENCY);
@@ -176,6 +188,7 @@ impl Config {
         Some(Self {
             redis: redis?,
             mongo: mongo?,
+            posts: posts?,
             pds: pds?,
             schedule: schedule?,
             workers: workers?,

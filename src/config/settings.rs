@@ -165,6 +165,14 @@ settings! {
             "All keys begin with it and a short hash of MongoDB's database and collection, so that \
             staging and production on one Redis never take each other's jobs.";
     }
+    "BullMQ: the application's queued posts" {
+        BULLMQ_PREFIX = Kind::Text("1 to 64 letters, digits or any of . _ - : { }"), Some("bull"),
+            "What the keys of the application's BullMQ queues begin with, on the same Redis.";
+        BULLMQ_POST_QUEUES = Kind::Text("up to 16 names of queues, separated by commas, each of letters, digits or \
+            any of . _ - { }, or off"), Some("posts"),
+            "Queues whose waiting jobs carry copies of tokens: after every refresh they are given the \
+            new ones. off when the application reads its tokens when it posts.";
+    }
     "MongoDB: the accounts" {
         MONGODB_URI = Kind::Secret("mongodb://user:password@host:port/database or mongodb+srv://…; \
             characters such as @ : / # % in a user name or password must be percent-encoded"), None,

@@ -57,6 +57,8 @@ fn the_defaults() {
 fn the_defaults_of_the_calls_and_the_life_cycle() {
     let config = load(&[("MONGODB_URI", URI)]).unwrap();
     assert_eq!(config.pds.home.as_str(), "https://bsky.social");
+    let posts = Posts { prefix: "bull".to_owned(), queues: vec!["posts".to_owned()] };
+    assert_eq!(config.posts, posts);
     assert!(config.pds.by_audience && !config.pds.allow_private);
     assert_eq!(config.pds.per_second, Some(8.0));
     assert_eq!(config.pds.egress_id, "host-1");
@@ -112,6 +114,10 @@ fn every_bad_value_names_the_key_the_value_what_is_allowed_and_its_origin() {
         ("REDIS_DB", "-1", "from 0 to 65535"),
         ("REDIS_URL", "http://h", "redis+sentinel://"),
         ("REDIS_KEY_PREFIX", "a{b}", "letters"),
+        ("BULLMQ_PREFIX", "a b", "64 letters"),
+        ("BULLMQ_POST_QUEUES", "posts,", "separated by commas"),
+        ("BULLMQ_POST_QUEUES", "bull:posts", "separated by commas"),
+        ("BULLMQ_POST_QUEUES", "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q", "up to 16"),
         ("MONGODB_URI", "postgres://h", "mongodb+srv://"),
         ("MONGODB_URI", "mongodb://u:p@ss@h", "percent-encoded"),
         ("MONGO_DB", "a.b", "63 bytes"),
@@ -201,6 +207,20 @@ fn values_with_a_meaning_of_their_own() {
     for part in ["using test", "ADMIN_TOKEN has no effect", "plain http"] {
         assert!(notes.contains(part), "{part}: {notes}");
     }
+}
+
+#[test]
+fn queues_of_posts_are_a_list_or_off() {
+    let queues = |text| {
+        let config = load(&[("MONGODB_URI", URI), ("BULLMQ_POST_QUEUES", text)]).unwrap();
+        config.posts.queues
+    };
+    assert_eq!(queues("posts, later,posts"), ["posts", "later"]);
+    assert_eq!(queues("{a}"), ["{a}"]);
+    assert_eq!(queues("Off"), Vec::<String>::new());
+    let given = [("MONGODB_URI", URI), ("BULLMQ_POST_QUEUES", "off"), ("BULLMQ_PREFIX", "{app}")];
+    let notes = load(&given).unwrap().notes.join("\n");
+    assert!(notes.contains("BULLMQ_PREFIX has no effect"), "{notes}");
 }
 
 #[test]

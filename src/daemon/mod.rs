@@ -15,18 +15,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
+use crate::bullmq::BullMq;
 use crate::capacity::Lookout;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::direct::Direct;
 use crate::domain::decide::Policy;
 use crate::domain::forecast::Shortage;
+use crate::domain::renewal::Lead;
+use crate::events::PostSyncs;
 use crate::http;
 use crate::journal::Journal;
 use crate::lifecycle::{self, Exit, Signals};
 use crate::link::{Health, Link};
 use crate::pds;
 use crate::planner::{self, Planner, Wakes};
+use crate::posts::{self, Posts};
 use crate::queue::{Drained, Finished, Job, Keys, Queue, Slot};
 use crate::refresh::{self, Refresher};
 use crate::repair::{self, Repairer};
@@ -51,6 +55,12 @@ pub struct Services {
     pub queue: Queue,
     /// The hash-tagged prefix of all keys.
     pub keys: Keys,
+    /// The application's queues of posts; `None`: they are not looked after.
+    pub bullmq: Option<BullMq>,
+    /// Where word of changed pairs is left for them.
+    pub posts: Posts,
+    /// What came of it.
+    pub syncs: PostSyncs,
 }
 
 impl Services {
@@ -66,7 +76,11 @@ impl Services {
         let keys = Keys::new(&config.redis.key_prefix, store.database(), store.collection());
         let queue =
             Queue::new(link.clone(), keys.clone(), instance(&config.pds.egress_id), config.workers);
-        Ok(Self { link, store, mongo: config.mongo.hosts.clone(), queue, keys })
+        let posts = &config.posts;
+        let bullmq = (!posts.queues.is_empty()).then(|| BullMq::new(link.clone(), posts.clone()));
+        let posts = if bullmq.is_some() { Posts::on() } else { Posts::off() };
+        let (mongo, syncs) = (config.mongo.hosts.clone(), PostSyncs::default());
+        Ok(Self { link, store, mongo, queue, keys, bullmq, posts, syncs })
     }
 }
 
@@ -135,6 +149,7 @@ async fn work(
     if !settled(&refresher, signals).await {
         return Ok(Exit::Fine);
     }
+    keep_posts(config, &services, &clock, life);
     let wakes = Wakes::default();
     plan(config, &services, (&budget, &clock), wakes.clone(), life);
     let repairer = Repairer::new(Arc::clone(&refresher), services.queue.clone());
@@ -230,6 +245,7 @@ pub(crate) fn refresher(
             suspect: false,
             lead: config.schedule.lead,
         },
+        posts: services.posts.clone(),
     }))
 }
 
@@ -282,6 +298,7 @@ async fn admin(
         queue: services.queue.clone(),
         link: services.link.clone(),
         shortages,
+        syncs: services.syncs.clone(),
         journal_health: journal.health(),
         journal: journal.clone(),
         clock: clock.clone(),
@@ -312,6 +329,22 @@ fn look_out(
     shortages
 }
 
+/// Has somebody keep the tokens of queued posts up to date, until the last refresh is done.
+fn keep_posts(config: &Config, services: &Services, clock: &Clock, life: &Life) {
+    let Some(bullmq) = services.bullmq.clone() else { return };
+    let parts = posts::Parts {
+        bullmq,
+        store: services.store.clone(),
+        queue: services.queue.clone(),
+        lead: config.schedule.lead.unwrap_or(Lead::USUAL),
+        clock: clock.clone(),
+        syncs: services.syncs.clone(),
+    };
+    if let Some(keeper) = posts::Keeper::new(parts, &services.posts) {
+        life.tasks.spawn(keeper.run(life.end.clone()));
+    }
+}
+
 fn plan(
     config: &Config,
     services: &Services,
@@ -326,6 +359,7 @@ fn plan(
         routing: config.pds.routing(),
         lead: config.schedule.lead,
         wakes,
+        posts: services.posts.clone(),
         clock: clock.clone(),
     };
     life.tasks.spawn(Planner::new(parts).run(life.stop.clone()));

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::identity::{AccountId, Did, ServiceUrl};
 use super::moment::Moment;
 use super::outcome::Outcome;
-use super::session::{Life, RefreshJwt, TokenError};
+use super::session::{AccessJwt, RefreshJwt, TokenError};
 
 /// The value of `status`. The application has others of its own, which are never overruled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -152,8 +152,8 @@ pub struct Document {
     pub status: Status,
     /// `tokenExpiry`, as it stands: null right after a login.
     pub token_expiry: Option<DateTime<Utc>>,
-    /// What `accessToken` says of its life; `None` where it cannot be read, or was not.
-    pub access: Option<Life>,
+    /// What `accessToken` holds; `None` where it cannot be read, or was not.
+    pub access: Option<AccessJwt>,
     /// `tokenRefresh`.
     pub kept: Bookkeeping,
     /// What `refreshToken` holds.

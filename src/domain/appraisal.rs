@@ -13,7 +13,7 @@ use super::identity::{AccountId, ServiceUrl};
 use super::outcome::Outcome;
 use super::renewal::{Lead, later};
 use super::routing::Routing;
-use super::session::Life;
+use super::session::{AccessJwt, Life};
 
 /// How long accounts in trouble take to be tried that are met for the first time.
 const FIRST_TRY: Duration = Duration::from_mins(15);
@@ -57,11 +57,11 @@ pub fn appraise(rules: &Rules<'_>, document: &Document, now: DateTime<Utc>) -> O
     let account = document.account.as_ref().ok().filter(|account| account.status.is_ours())?;
     let kept = &account.kept;
     let service = rules.routing.service(account.refresh.audience());
-    let token_expiry = document.access.map(|life| life.expires_at);
+    let token_expiry = document.access.as_ref().map(AccessJwt::expires_at);
     let token_expiry = token_expiry.filter(|at| document.token_expiry != Some(*at));
     let is_new = kept.judged_jti.as_deref() != Some(account.refresh.jti());
-    let life =
-        document.access.unwrap_or_else(|| account.refresh.access_life(document.token_expiry));
+    let life = document.access.as_ref().map(AccessJwt::life);
+    let life = life.unwrap_or_else(|| account.refresh.access_life(document.token_expiry));
     let next_attempt_at = due(rules.lead, account, life, (is_new, now));
     let new_token = is_new.then(|| NewToken {
         jti: account.refresh.jti().to_owned(),
@@ -162,6 +162,7 @@ mod tests {
             "sub": "did:plc:a", "aud": "did:web:pds.example", "jti": "j1", "iat": ISSUED,
             "exp": NOW + 1_000_000,
         });
+        let access = serde_json::json!({ "iat": ISSUED, "exp": ISSUED + 7_200 });
         let (id, did, handle) = ([7; 12], "did:plc:a".parse().unwrap(), None);
         let id = AccountId::from_bytes(id);
         let refresh = RefreshJwt::parse(&token(&claims)).unwrap();
@@ -176,7 +177,7 @@ mod tests {
             handle,
             status,
             token_expiry,
-            access: Some(Life { issued_at: at(ISSUED), expires_at: at(ISSUED + 7_200) }),
+            access: Some(AccessJwt::parse(&token(&access)).unwrap()),
             kept,
             token: stored,
             account: Ok(account),

@@ -14,6 +14,7 @@ pub mod moment;
 pub mod number;
 pub mod outcome;
 pub mod pending;
+pub mod queued;
 pub mod renewal;
 pub mod routing;
 pub mod run;

@@ -27,6 +27,9 @@ pub enum Lead {
 }
 
 impl Lead {
+    /// The default.
+    pub const USUAL: Self = Self::Share(0.25);
+
     /// The lead for a token that lives so long: at most three quarters of its life.
     pub fn of(self, life: Duration) -> Duration {
         let lead = match self {

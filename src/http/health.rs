@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Api;
 use crate::domain::forecast::Shortage;
+use crate::events::PostSyncs;
 use crate::journal::Journal;
 use crate::link::Health;
 use crate::queue::Leadership;
@@ -35,6 +36,7 @@ pub(super) struct Probe {
     pub(super) journal: Journal,
     journal_health: watch::Receiver<Result<(), String>>,
     pub(super) shortages: watch::Receiver<Vec<Shortage>>,
+    pub(super) syncs: PostSyncs,
     mongo: Mutex<Option<(Instant, Result<(), String>)>>,
 }
 
@@ -47,6 +49,7 @@ impl Probe {
             journal: api.journal.clone(),
             journal_health: api.journal_health.clone(),
             shortages: api.shortages.clone(),
+            syncs: api.syncs.clone(),
             mongo: Mutex::default(),
         }
     }

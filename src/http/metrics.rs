@@ -1,17 +1,22 @@
 //! `GET /metrics`, in Prometheus's text format.
 
+use std::fmt;
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::error::ApiError;
 use super::health::Probe;
+use crate::events::PostSyncs;
 
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -36,9 +41,27 @@ pub(super) async fn get(State(probe): State<Arc<Probe>>) -> Response {
     let syncs = Counter::<u64>::default();
     syncs.inc_by(probe.journal.syncs());
     registry.register("journal_syncs", "Times that the journal was put on stable storage", syncs);
+    registry.register_collector(Box::new(Syncs(probe.syncs.clone())));
     let mut text = String::new();
     match encode(&mut text, &registry) {
         Ok(()) => ([(CONTENT_TYPE, TEXT)], text).into_response(),
         Err(_error) => ApiError::internal("the metrics cannot be written").into_response(),
+    }
+}
+
+/// The looks at queued posts by outcome, always in the same order.
+#[derive(Debug)]
+struct Syncs(PostSyncs);
+
+impl Collector for Syncs {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Looks at the tokens that queued posts carry.";
+        let mut metric =
+            encoder.encode_descriptor("post_syncs", help, None, MetricType::Counter)?;
+        for (synced, posts) in self.0.totals() {
+            let labels = [("outcome", synced.as_str())];
+            ConstCounter::new(posts).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
     }
 }

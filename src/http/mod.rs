@@ -29,6 +29,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::domain::forecast::Shortage;
+use crate::events::PostSyncs;
 use crate::journal::Journal;
 use crate::link::Link;
 use crate::queue::Queue;
@@ -56,6 +57,8 @@ pub struct Api {
     pub shortages: watch::Receiver<Vec<Shortage>>,
     /// What this instance has pending.
     pub journal: Journal,
+    /// What came of looks at queued posts.
+    pub syncs: PostSyncs,
     /// Whether the journal can be written, or why not.
     pub journal_health: watch::Receiver<Result<(), String>>,
     /// The time.

@@ -25,7 +25,10 @@ pub(super) async fn appraise(parts: &Parts, documents: &[Document]) -> Result<u6
         return Ok(0);
     }
     let written = parts.store.appraise(&appraised).await?;
-    for Appraised { appraisal, .. } in &appraised {
+    for Appraised { expected, appraisal, .. } in &appraised {
+        if appraisal.new_token.is_some() {
+            parts.posts.rotated(expected.id);
+        }
         if let Some(at) = appraisal.next_attempt_at {
             parts.wakes.wake(&appraisal.service, at);
         }

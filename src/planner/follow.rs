@@ -89,6 +89,9 @@ impl Follower {
             match store.next_changes(&mut changes).await? {
                 Heard::Changed(accounts) if accounts.is_empty() => {}
                 Heard::Changed(accounts) => {
+                    for account in &accounts {
+                        self.parts.posts.rotated(*account);
+                    }
                     appraiser::appraise(&self.parts, &store.some(&accounts).await?).await?;
                 }
                 Heard::Lost => {

@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::domain::renewal::Lead;
 use crate::domain::routing::Routing;
 use crate::events::Trouble;
+use crate::posts::Posts;
 use crate::queue::{Leadership, Queue, QueueError};
 use crate::store::{Store, StoreError};
 
@@ -90,6 +91,8 @@ pub struct Parts {
     pub lead: Option<Lead>,
     /// Word of what is due soon.
     pub wakes: Wakes,
+    /// Who is told that an account has another pair.
+    pub posts: Posts,
     /// The time.
     pub clock: Clock,
 }

@@ -32,6 +32,7 @@ use crate::domain::session::RefreshJwt;
 use crate::events::{self, Trouble};
 use crate::journal::Journal;
 use crate::pds::{Client, Reply};
+use crate::posts::Posts;
 use crate::store::{Cas, Store, StoreError};
 
 use tally::Tally;
@@ -66,6 +67,8 @@ pub struct Parts {
     pub routing: Routing,
     /// When a permanent answer is believed.
     pub policy: Policy,
+    /// Who is told that an account has another pair.
+    pub posts: Posts,
 }
 
 /// Refreshes accounts, one at a time each, many at once.
@@ -172,7 +175,13 @@ impl Refresher {
                     Event::Released
                 }
                 Action::Absolve(service) => self.absolve(account, &service).await,
-                Action::Finish(report) => return *report,
+                Action::Finish(report) => {
+                    // Ours, or somebody's that took its place.
+                    if report.outcome.is_success() {
+                        self.parts.posts.rotated(account);
+                    }
+                    return *report;
+                }
             };
             action = attempt.step(event, clock.now(), rand::random());
         }

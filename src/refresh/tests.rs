@@ -30,6 +30,7 @@ async fn refresher(clock: &Clock, state: &std::path::Path) -> Refresher {
         journal: Journal::open(state).unwrap().0,
         pds: Client::new(&pds).unwrap(),
         budget: Arc::new(Budget::off()),
+        posts: Posts::off(),
         routing: Routing::new(home, true, false),
         policy: Policy {
             confirm_after: Duration::ZERO,

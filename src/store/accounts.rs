@@ -15,7 +15,7 @@ use super::{PLATFORM, Store, StoreError, document, write};
 use crate::domain::account::{Document, Status};
 use crate::domain::identity::{AccountId, ServiceUrl};
 use crate::domain::outcome::Outcome;
-use crate::domain::session::Life;
+use crate::domain::session::{AccessJwt, Life};
 
 const SERVICE: &str = "tokenRefresh.service";
 const NEXT: &str = "tokenRefresh.nextAttemptAt";
@@ -202,7 +202,7 @@ impl Store {
         let filter = whose.scheduled(service.as_str(), doc! { "$gte": date(DateTime::UNIX_EPOCH) });
         let query = Query { sort: doc! { NEXT: -1 }, ..Query::by_next_attempt(filter, 1) };
         let found = self.ask(query, document::with_access(), document::read).await?;
-        Ok(found.first().and_then(|document| document.access))
+        Ok(found.first().and_then(|document| document.access.as_ref()).map(AccessJwt::life))
     }
 
     async fn documents(&self, query: Query) -> Result<Vec<Document>, StoreError> {

@@ -19,7 +19,7 @@ pub(super) fn projection() -> Bson {
     }
 }
 
-/// The same, and the access token: for whoever appraises.
+/// The same, and the access token: for whoever appraises, or hands the pair on.
 pub(super) fn with_access() -> Bson {
     let mut fields = projection();
     fields.insert("accessToken", 1);
@@ -55,7 +55,6 @@ pub(super) fn read(raw: &RawDocument) -> Option<Document> {
     });
     let did = did.short_text();
     let access = access.text().and_then(|text| AccessJwt::parse(text).ok());
-    let access = access.map(|token| token.life());
     Some(Document { id, did, handle, status, token_expiry, access, kept, token, account })
 }
 

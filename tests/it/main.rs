@@ -1,6 +1,8 @@
 //! The tests that need more than a function: one binary, one file per behaviour.
 
 #[cfg(test)]
+mod app;
+#[cfg(test)]
 mod bluesky;
 #[cfg(test)]
 mod budget;
@@ -32,6 +34,8 @@ mod lifecycle;
 mod link;
 #[cfg(test)]
 mod pds;
+#[cfg(test)]
+mod posts;
 #[cfg(test)]
 mod queue;
 #[cfg(test)]

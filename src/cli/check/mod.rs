@@ -2,6 +2,7 @@
 //! changed.
 
 mod findings;
+mod posts;
 mod servers;
 
 use std::io;
@@ -53,7 +54,9 @@ async fn inspect(config: &Config, found: &mut Findings) -> io::Result<()> {
             return found.bad(connect::exit_of(&error), "MongoDB", format_args!("{error:#}"));
         }
     };
-    redis(&services, found).await?;
+    if redis(&services, found).await? {
+        posts::check(&services, found).await?;
+    }
     let accounts = mongo(config, &services, found).await?;
     servers::check(config, &services, accounts, found).await?;
     if accounts { budget(config, &services, found).await } else { Ok(()) }
@@ -106,13 +109,18 @@ fn journal(config: &Config, found: &mut Findings) -> io::Result<()> {
     }
 }
 
-async fn redis(services: &Services, found: &mut Findings) -> io::Result<()> {
+/// Whether Redis can be used.
+async fn redis(services: &Services, found: &mut Findings) -> io::Result<bool> {
     if let Err(why) = connect::redis(services).await {
-        return found.bad(Exit::Unavailable, "Redis", why);
+        found.bad(Exit::Unavailable, "Redis", why)?;
+        return Ok(false);
     }
     let info = match services.link.server_info().await {
         Ok(info) => info,
-        Err(error) => return found.bad(Exit::Failed, "Redis", services.link.explain(&error)),
+        Err(error) => {
+            found.bad(Exit::Failed, "Redis", services.link.explain(&error))?;
+            return Ok(false);
+        }
     };
     let place = services.link.place();
     if info.is_new_enough() {
@@ -134,7 +142,8 @@ async fn redis(services: &Services, found: &mut Findings) -> io::Result<()> {
         }
         Ok(_none) => good("daemon", "none is alive yet: `refreshd run` starts one"),
         Err(error) => found.bad(Exit::Failed, "Redis", error),
-    }
+    }?;
+    Ok(true)
 }
 
 /// Whether the accounts can be read.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
@@ -26,7 +26,7 @@ pub(crate) struct Daemon {
     _cwd: TempDir,
 }
 
-/// What the daemon has logged so far.
+/// What a process has said so far, a JSON object a line.
 #[derive(Clone)]
 pub(crate) struct Log {
     lines: Arc<Mutex<Vec<Value>>>,
@@ -105,6 +105,11 @@ impl Daemon {
     /// GETs from it with the right token.
     pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
         self.http.get(&format!("{}{path}", self.admin), Some(ADMIN_TOKEN)).await
+    }
+
+    /// GETs what is no JSON.
+    pub(crate) async fn text(&self, path: &str) -> String {
+        self.http.text(&format!("{}{path}", self.admin)).await
     }
 
     /// Refreshes one account by name and waits for its outcome.
@@ -191,13 +196,14 @@ impl Daemon {
 }
 
 impl Log {
-    fn follow(stderr: tokio::process::ChildStderr) -> Self {
+    /// Reads a process's pipe until it ends; then comes the event `log_ended`.
+    pub(super) fn follow(pipe: impl AsyncRead + Unpin + Send + 'static) -> Self {
         let lines: Arc<Mutex<Vec<Value>>> = Arc::default();
         let (sender, count) = watch::channel(0);
         let log = Self { lines: Arc::clone(&lines), count };
         #[expect(clippy::disallowed_methods, reason = "the harness has no task tracker")]
         tokio::spawn(async move {
-            let mut reader = BufReader::new(stderr).lines();
+            let mut reader = BufReader::new(pipe).lines();
             while let Ok(Some(line)) = reader.next_line().await {
                 push(&lines, serde_json::from_str(&line).unwrap_or(Value::String(line)), &sender);
             }

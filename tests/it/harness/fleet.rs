@@ -40,14 +40,12 @@ impl<'a> Fleet<'a> {
         count: usize,
         become_so: impl Fn(Session) -> Session,
     ) -> Self {
-        let mut dids = Vec::with_capacity(count);
-        while dids.len() < count {
-            let sessions = pds.create(BATCH.min(count - dids.len())).into_iter().map(&become_so);
-            let sessions: Vec<_> = sessions.collect();
-            world.accounts().insert_many(sessions.iter().map(stored)).await.expect("an insert");
-            dids.extend(sessions.into_iter().map(|session| session.did));
+        // All are there before the first is stored, which is what takes the time.
+        let sessions: Vec<_> = pds.create(count).into_iter().map(become_so).collect();
+        for some in sessions.chunks(BATCH) {
+            world.accounts().insert_many(some.iter().map(stored)).await.expect("an insert");
         }
-        Self { pds, dids }
+        Self { pds, dids: sessions.into_iter().map(|session| session.did).collect() }
     }
 
     pub(crate) fn len(&self) -> u64 {

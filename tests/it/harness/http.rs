@@ -37,6 +37,11 @@ impl Http {
         self.send(self.0.get(url), token).await
     }
 
+    /// GETs a text, without a token.
+    pub(crate) async fn text(&self, url: &str) -> String {
+        self.0.get(url).send().await.expect("an answer").text().await.expect("a body")
+    }
+
     async fn send(
         &self,
         mut request: reqwest::RequestBuilder,

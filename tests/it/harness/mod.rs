@@ -1,5 +1,6 @@
 //! The services that the tests run against, and how they wait for things.
 
+pub(crate) mod app;
 pub(crate) mod daemon;
 pub(crate) mod faketime;
 pub(crate) mod fleet;

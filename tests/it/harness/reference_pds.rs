@@ -127,6 +127,7 @@ impl ReferencePds {
     }
 }
 
-fn log_file(folder: &Path) -> std::fs::File {
+/// Where a server of Node writes what goes wrong.
+pub(super) fn log_file(folder: &Path) -> std::fs::File {
     std::fs::File::create(folder.join("stderr.log")).expect("a log file")
 }

@@ -103,13 +103,10 @@ impl Accounts {
         terms: Terms<'_>,
     ) -> Result<Session, Refusal> {
         let did = claims.subject.as_str();
-        if claims.expires_at * 1_000 <= terms.now {
-            return Err((400, "ExpiredToken", "Token has expired".to_owned()));
-        }
+        alive(claims, terms.now)?;
         let fresh = self.new_jti(did);
         let Some(account) = self.find(did).filter(|account| !account.deleted) else {
-            let message = format!("Could not find user info for account: {did}");
-            return Err((400, "InvalidRequest", message));
+            return Err(unknown(did));
         };
         if account.taken_down {
             return Err((401, "AccountTakedown", "Account has been taken down".to_owned()));
@@ -122,6 +119,15 @@ impl Accounts {
         let next = link.next.get_or_insert(fresh).clone();
         account.store(&next, terms.ends());
         Ok(account.session(did, &next, terms))
+    }
+
+    /// What `getSession` says to an access token that is this server's. It lives until its end,
+    /// whatever became of the session.
+    pub(crate) fn session(&self, claims: &tokens::Claims, now: i64) -> Result<String, Refusal> {
+        let did = claims.subject.as_str();
+        alive(claims, now)?;
+        let known = self.by_did.get(did).filter(|account| !account.deleted && !account.taken_down);
+        known.map(|account| account.description(did)).ok_or_else(|| unknown(did))
     }
 
     /// Whether the server would still refresh this token; `unspent`, and never did so.
@@ -168,11 +174,21 @@ impl Account {
     /// No part of it has a character that JSON would escape.
     pub(crate) fn answer(&self, session: &Session) -> String {
         let Session { did, handle, access, refresh } = session;
-        let (active, status) =
-            if self.deactivated { ("false", r#","status":"deactivated""#) } else { ("true", "") };
+        let (active, status) = self.activity();
         format!(
             r#"{{"accessJwt":"{access}","active":{active},"did":"{did}","didDoc":{{"id":"{did}"}},"email":"{handle}@example.com","emailConfirmed":true,"handle":"{handle}","refreshJwt":"{refresh}"{status}}}"#
         )
+    }
+
+    fn description(&self, did: &str) -> String {
+        let (handle, (active, status)) = (&self.handle, self.activity());
+        format!(
+            r#"{{"did":"{did}","handle":"{handle}","email":"{handle}@example.com","emailConfirmed":true,"active":{active}{status}}}"#
+        )
+    }
+
+    fn activity(&self) -> (&'static str, &'static str) {
+        if self.deactivated { ("false", r#","status":"deactivated""#) } else { ("true", "") }
     }
 
     /// A link that is there already keeps its own, perhaps shortened, life.
@@ -202,6 +218,15 @@ impl Terms<'_> {
     fn ends(&self) -> i64 {
         self.now + millis(self.options.refresh_life)
     }
+}
+
+fn alive(claims: &tokens::Claims, now: i64) -> Result<(), Refusal> {
+    let ended = claims.expires_at * 1_000 <= now;
+    if ended { Err((400, "ExpiredToken", "Token has expired".to_owned())) } else { Ok(()) }
+}
+
+fn unknown(did: &str) -> Refusal {
+    (400, "InvalidRequest", format!("Could not find user info for account: {did}"))
 }
 
 pub(crate) fn millis(duration: Duration) -> i64 {

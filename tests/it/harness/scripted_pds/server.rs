@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::accounts::{Refusal, millis};
+use super::accounts::{Accounts, Refusal, Terms, millis};
 use super::fault::{Answer, Fault};
 use super::{Inner, Session, tokens};
 
@@ -72,6 +72,8 @@ async fn serve(inner: Arc<Inner>, request: Request<Incoming>) -> Result<Response
             let message = format!("Incorrect HTTP method ({}) expected POST", request.method());
             refusal((400, "InvalidRequest", message))
         }
+        // A posting application's: it is not counted, and no fault meets it.
+        (&Method::GET, "/xrpc/com.atproto.server.getSession") => session(&inner, &request),
         _ => refusal((501, "MethodNotImplemented", "Method Not Implemented".to_owned())),
     };
     Ok(with_date(&inner, answer))
@@ -152,8 +154,20 @@ async fn refresh(
 
 /// The refresh token that came with the request, if this server signed it.
 fn authorization(request: &Request<Incoming>) -> Option<tokens::Claims> {
+    bearer(request).filter(|claims| claims.is_refresh)
+}
+
+fn bearer(request: &Request<Incoming>) -> Option<tokens::Claims> {
     let bearer = request.headers().get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")?;
-    tokens::verify(bearer).filter(|claims| claims.is_refresh)
+    tokens::verify(bearer)
+}
+
+fn session(inner: &Inner, request: &Request<Incoming>) -> Response<Answer> {
+    let claims = bearer(request).filter(|claims| !claims.is_refresh);
+    metered(inner, |accounts, terms| {
+        let claims = well_formed(request, claims)?;
+        accounts.session(&claims, terms.now)
+    })
 }
 
 fn process(
@@ -162,28 +176,36 @@ fn process(
     claims: Option<tokens::Claims>,
     tamper: impl FnOnce(&mut Session),
 ) -> Response<Answer> {
+    metered(inner, |accounts, terms| {
+        let claims = well_formed(request, claims)?;
+        let mut session = accounts.rotate(&claims, terms)?;
+        tamper(&mut session);
+        Ok(match accounts.find(&session.did) {
+            Some(account) => account.answer(&session),
+            None => json!({
+                "accessJwt": session.access, "refreshJwt": session.refresh,
+                "did": session.did, "handle": session.handle, "active": true,
+            })
+            .to_string(),
+        })
+    })
+}
+
+/// One request's share of the limit, and what is answered within it.
+fn metered(
+    inner: &Inner,
+    answer: impl FnOnce(&mut Accounts, Terms<'_>) -> Result<String, Refusal>,
+) -> Response<Answer> {
     let mut state = inner.state();
     let terms = inner.terms(&state);
     let (limited, limits) = spend(inner, &mut state.accounts.window, terms.now);
     let verdict = if limited {
         Err((429, "RateLimitExceeded", "Rate Limit Exceeded".to_owned()))
     } else {
-        well_formed(request, claims).and_then(|claims| state.accounts.rotate(&claims, terms))
+        answer(&mut state.accounts, terms)
     };
     let mut answer = match verdict {
-        Ok(mut session) => {
-            tamper(&mut session);
-            let account = state.accounts.find(&session.did);
-            let body = match account {
-                Some(account) => account.answer(&session),
-                None => json!({
-                    "accessJwt": session.access, "refreshJwt": session.refresh,
-                    "did": session.did, "handle": session.handle, "active": true,
-                })
-                .to_string(),
-            };
-            response(200, Answer::text(body))
-        }
+        Ok(body) => response(200, Answer::text(body)),
         Err(refused) => refusal(refused),
     };
     for (name, value) in limits {

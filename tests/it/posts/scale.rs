@@ -1,0 +1,118 @@
+//! A hundred thousand queued posts: what they cost.
+
+use std::fs;
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::harness::fleet::Fleet;
+
+const ACCOUNTS: usize = 5_000;
+const POSTS_EACH: u64 = 20;
+
+/// A process's resident memory, in bytes.
+fn memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1_024
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_queued_posts_are_known_within_seconds() {
+    let stage = Stage::set().await;
+    let redis = stage.redis();
+    let _fleet = Fleet::of(&stage.world, &stage.pds, ACCOUNTS).await;
+    let accounts = queue_posts(&stage).await;
+    let _ok: String = redis.run(&["CONFIG", "SET", "slowlog-max-len", "10000"]).await;
+    let _ok: String = redis.run(&["CONFIG", "SET", "slowlog-log-slower-than", "5000"]).await;
+    let _ok: String = redis.run(&["SLOWLOG", "RESET"]).await;
+
+    let off = [("BULLMQ_POST_QUEUES", "off")];
+    let without = stage.world.daemon(stage.pds.url().as_str(), &off).await;
+    let memory_without = memory(without.pid());
+    assert!(without.stop().await.success());
+
+    let begun = Instant::now();
+    let daemon = stage.daemon(&[]).await;
+    let ready = begun.elapsed();
+    let indexed = daemon.log().wait(|line| line["event"] == "posts.indexed").await;
+    let posts = u64::try_from(ACCOUNTS).expect("a number") * POSTS_EACH;
+    assert_eq!(indexed["jobs"], posts, "{indexed}");
+    let memory_indexed = memory(daemon.pid());
+    eventually("all are compared", PATIENCE, async || {
+        Stage::counted(&daemon, "current").await == posts
+    })
+    .await;
+    let compared = begun.elapsed();
+    println!(
+        "scan {} ms, ready after {ready:?}, all compared after {compared:?}; resident memory {} kB without the index, \
+         {} kB with it, {} kB after all were compared",
+        indexed["took_ms"],
+        memory_without / 1_024,
+        memory_indexed / 1_024,
+        memory(daemon.pid()) / 1_024,
+    );
+
+    let account = &accounts[ACCOUNTS / 2];
+    let begun = Instant::now();
+    assert_eq!(daemon.refresh(&account.id).await["outcome"], "refreshed");
+    let stored = stage.stored(account).await;
+    for number in 0..POSTS_EACH {
+        stage.becomes(&post(account, number), &data(&stored, &iso(expiry(&stored)))).await;
+    }
+    println!("a refresh and {POSTS_EACH} posts of its account: {:?}", begun.elapsed());
+    assert_eq!(Stage::counted(&daemon, "synced").await, POSTS_EACH);
+
+    let slow: Vec<(i64, i64, i64, Vec<String>, String, String)> =
+        redis.run(&["SLOWLOG", "GET", "-1"]).await;
+    let slow: Vec<_> = slow
+        .iter()
+        .map(|(_, _, micros, words, ..)| (micros, words.first(), words.get(1)))
+        .collect();
+    println!("{} commands took more than 5 ms: {slow:?}", slow.len());
+}
+
+/// Posts of every account, each with its pair.
+async fn queue_posts(stage: &Stage) -> Vec<Account> {
+    use futures::TryStreamExt as _;
+    let all: Vec<mongodb::bson::Document> = stage
+        .world
+        .accounts()
+        .find(mongodb::bson::doc! {})
+        .await
+        .expect("a read")
+        .try_collect()
+        .await
+        .expect("all");
+    let account = |document: &mongodb::bson::Document| Account {
+        id: document.get_object_id("_id").expect("an id").to_hex(),
+        session: Session {
+            did: text(document, "platformAccountId").to_owned(),
+            handle: text(document, "platformUsername").to_owned(),
+            access: text(document, "accessToken").to_owned(),
+            refresh: text(document, "refreshToken").to_owned(),
+        },
+    };
+    let accounts: Vec<_> = all.iter().map(account).collect();
+    let link = stage.redis().link();
+    let due = now() + HOUR;
+    for some in accounts.chunks(250) {
+        let mut pipeline = redis::pipe();
+        for account in some {
+            let data = data(&account.session, "null");
+            for number in 0..POSTS_EACH {
+                let id = post(account, number);
+                let hash = format!("bull:posts:{id}");
+                pipeline
+                    .cmd("HSET")
+                    .arg(hash)
+                    .arg(&["name", "process-post", "data", &data])
+                    .ignore();
+                let score = (due + number * 60_000) * 4_096;
+                pipeline.cmd("ZADD").arg("bull:posts:delayed").arg(score).arg(id).ignore();
+            }
+        }
+        let _done: () = link.pipe(&pipeline).await.expect("they are queued");
+    }
+    accounts
+}
