@@ -8,8 +8,8 @@ use redis::streams::{StreamId, StreamRangeReply, StreamReadReply};
 
 use super::{BullMq, BullMqError, QueueNumber};
 
-/// How long a read waits for something to happen.
-const BLOCK: Duration = Duration::from_secs(5);
+/// How long a read waits for something to happen: an idle daemon asks no more often.
+const BLOCK: Duration = Duration::from_secs(20);
 
 /// Events that one read takes, of each queue.
 const MOST: usize = 500;
@@ -106,7 +106,7 @@ impl BullMq {
 }
 
 impl Events {
-    /// Waits for something to happen, for a few seconds at most. After an error, or having fallen
+    /// Waits for something to happen, for twenty seconds at most. After an error, or having fallen
     /// off, this is of no use any more. Not cancel-safe: when dropped half-way, neither.
     ///
     /// # Errors
@@ -138,7 +138,7 @@ impl Events {
     async fn read(&mut self) -> Result<Option<StreamReadReply>, BullMqError> {
         let mut command = redis::cmd("XREAD");
         command.arg("COUNT").arg(MOST);
-        command.arg("BLOCK").arg(u64::try_from(BLOCK.as_millis()).unwrap_or(5_000));
+        command.arg("BLOCK").arg(u64::try_from(BLOCK.as_millis()).unwrap_or(20_000));
         command.arg("STREAMS");
         for (queue, _) in self.bullmq.queues() {
             command.arg(self.bullmq.key(queue, "events"));

@@ -61,6 +61,9 @@ async fn a_look_reads_what_is_due_and_no_more() {
 
     let read = read(&world).await;
     println!("{all} accounts, 100 due: {took:?}, (keys, documents, index) {read:?}");
+    let size = doc! { "collStats": "socialaccounts" };
+    let size = world.database().run_command(size).await.expect("sizes");
+    println!("sizes of the indexes in bytes: {}", size.get_document("indexSizes").expect("sizes"));
     let documents: i64 = read.iter().map(|(_, documents, _)| documents).sum();
     let keys: i64 = read.iter().map(|(keys, ..)| keys).sum();
     assert!(
