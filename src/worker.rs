@@ -1,5 +1,6 @@
 //! The job handler: refresh the account, tell everyone, hand the outcome back to the queue.
 
+use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::domain::attempt::Report;
@@ -57,12 +58,23 @@ fn failure(report: &Report, at: chrono::DateTime<chrono::Utc>) -> Failure {
 }
 
 /// What whoever waits for the job is told.
-fn detail(report: &Report) -> serde_json::Value {
-    serde_json::json!({
-        "handle": report.handle,
-        "held": report.held,
-        "expiresAt": report.expires_at.map(rfc3339),
-        "nextAttemptAt": report.next_attempt_at.map(rfc3339),
-        "error": report.error,
-    })
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Detail<'a> {
+    handle: Option<&'a str>,
+    held: bool,
+    expires_at: Option<String>,
+    next_attempt_at: Option<String>,
+    error: Option<&'a str>,
+}
+
+fn detail(report: &Report) -> String {
+    let detail = Detail {
+        handle: report.handle.as_deref(),
+        held: report.held,
+        expires_at: report.expires_at.map(rfc3339),
+        next_attempt_at: report.next_attempt_at.map(rfc3339),
+        error: report.error.as_deref(),
+    };
+    serde_json::to_string(&detail).unwrap_or_default()
 }

@@ -230,7 +230,7 @@ impl Journal {
         if requests.send(request(Done { reply, _place: place })).is_err() {
             return Err(closed);
         }
-        result.await.unwrap_or(Err(closed))
+        result.await.map_or(Err(closed), |(result, _others)| result)
     }
 }
 

@@ -18,7 +18,7 @@ use super::Shared;
 use super::batch::Batch;
 use super::disk::{Disk, Log, STEP};
 use super::error::{JournalError, again, wants_space};
-use super::request::{Done, Request};
+use super::request::{Done, Replies, Request};
 use super::rewrite::{Snapshot, Space, rewrite};
 use crate::domain::identity::AccountId;
 use crate::domain::pending::{Intent, Pending};
@@ -158,23 +158,25 @@ impl Writer {
         }
         // Whoever is told of trouble finds it in the health, too.
         self.publish();
+        let mut replies = Replies::default();
         for done in full {
-            done.tell(Err(JournalError::Full));
+            replies.add(done, Err(JournalError::Full));
         }
         let refusal = || match self.trouble.as_ref().or(failed.as_ref()) {
             Some(trouble) => Err(trouble.tell(&self.dir)),
             None => Ok(()),
         };
         for done in refused {
-            done.tell(refusal());
+            replies.add(done, refusal());
         }
         for (_, done) in intended {
-            done.tell(if failed.is_some() { refusal() } else { Ok(()) });
+            replies.add(done, if failed.is_some() { refusal() } else { Ok(()) });
         }
         for (_, done) in answered {
             // They are in the log, or in the one that was written anew from memory.
-            done.tell(if self.log.is_some() { Ok(()) } else { refusal() });
+            replies.add(done, if self.log.is_some() { Ok(()) } else { refusal() });
         }
+        replies.send();
     }
 
     /// Writes the batch's records. An error means that the file is not to be trusted any more.

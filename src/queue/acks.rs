@@ -69,7 +69,7 @@ pub(super) async fn end(queue: &Inner, batch: &[Ack]) -> Result<(), QueueError> 
     for Ack { entry, account, finished } in batch {
         call.arg(entry.stream()).arg(&entry.id);
         call.arg(account.map(|it| it.to_string()).unwrap_or_default());
-        call.arg(finished.outcome.as_str()).arg(finished.detail.to_string());
+        call.arg(finished.outcome.as_str()).arg(&finished.detail);
     }
     let _ended: u64 = queue.invoke(&call).await?;
     Ok(())

@@ -1,5 +1,6 @@
 //! A job, on its way into the queue, through it, and out of it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -133,14 +134,14 @@ pub struct Job {
 pub struct Finished {
     /// In a word.
     pub outcome: Outcome,
-    /// For those who watch it: never a token.
-    pub detail: serde_json::Value,
+    /// JSON for those who watch it: never a token.
+    pub detail: String,
 }
 
 impl Finished {
     /// The end of a job whose handler panicked: nothing was learnt about the account.
     pub fn panicked() -> Self {
-        let detail = serde_json::json!({ "error": "internal error: the job panicked" });
+        let detail = r#"{"error":"internal error: the job panicked"}"#.to_owned();
         Self { outcome: Outcome::Unreachable, detail }
     }
 }
@@ -168,24 +169,24 @@ impl Entry {
 
 /// What an entry carries beside the job's id.
 #[derive(Debug, Serialize, Deserialize)]
-struct Payload {
-    #[serde(rename = "t")]
-    trigger: String,
-    #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
-    service: Option<String>,
-    #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
-    generation: Option<String>,
-    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
-    run: Option<String>,
+struct Payload<'a> {
+    #[serde(rename = "t", borrow)]
+    trigger: Cow<'a, str>,
+    #[serde(rename = "s", default, borrow, skip_serializing_if = "Option::is_none")]
+    service: Option<Cow<'a, str>>,
+    #[serde(rename = "g", default, borrow, skip_serializing_if = "Option::is_none")]
+    generation: Option<Cow<'a, str>>,
+    #[serde(rename = "r", default, borrow, skip_serializing_if = "Option::is_none")]
+    run: Option<Cow<'a, str>>,
 }
 
 impl NewJob {
     pub(super) fn payload(&self) -> String {
         let payload = Payload {
-            trigger: self.trigger.to_string(),
-            service: self.service.as_ref().map(ToString::to_string),
-            generation: self.generation.clone(),
-            run: self.run.as_ref().map(ToString::to_string),
+            trigger: self.trigger.as_str().into(),
+            service: self.service.as_ref().map(|it| it.as_str().into()),
+            generation: self.generation.as_deref().map(Cow::Borrowed),
+            run: self.run.as_ref().map(|it| it.as_str().into()),
         };
         serde_json::to_string(&payload).unwrap_or_default()
     }
@@ -195,12 +196,12 @@ impl Job {
     /// Reads a delivered entry; `None` if it is not one that any version of ours has written.
     pub(super) fn read(entry: &Entry, id: &str, payload: &str) -> Option<Self> {
         let id: JobId = id.parse().ok()?;
-        let payload: Payload = serde_json::from_str(payload).ok()?;
+        let payload: Payload<'_> = serde_json::from_str(payload).ok()?;
         Some(Self {
             account: id.account_digits().parse().ok()?,
             lane: entry.lane,
             service: payload.service.map(|it| it.parse()).transpose().ok()?,
-            generation: payload.generation,
+            generation: payload.generation.map(Cow::into_owned),
             trigger: payload.trigger.parse().ok()?,
             run: payload.run.map(|it| it.parse()).transpose().ok()?,
             queued_at: entry.time()?,

@@ -114,7 +114,7 @@ impl Reader {
     async fn discard(&self, entry: Entry, id: &str) {
         tracing::error!(entry = entry.id, lane = %entry.lane, "an entry of the queue is not a job and is removed");
         let account = id.parse::<JobId>().ok().and_then(|it| it.account_digits().parse().ok());
-        let finished = Finished { outcome: Outcome::Malformed, detail: serde_json::Value::Null };
+        let finished = Finished { outcome: Outcome::Malformed, detail: "null".to_owned() };
         let _acknowledged = self.acks.send(Ack { entry, account, finished }).await;
     }
 }

@@ -114,15 +114,18 @@ impl Refresher {
     ) -> Report {
         let _turn = self.turns.take(account).await;
         let mut pending = self.parts.journal.pending(account);
-        if pending.as_ref().is_some_and(|pending| pending.answer.is_some()) {
-            let report = self.attempt(account, (None, pending), NO_SLOT).await;
-            let is_still_pending = self.parts.journal.pending(account).is_some();
-            if report.outcome == Outcome::Refreshed || is_still_pending {
+        let mut settles = pending.as_ref().is_some_and(|pending| pending.answer.is_some());
+        // One place that attempts: each would make the future of every job larger by another attempt.
+        loop {
+            let (generation, answered) =
+                if settles { (None, NO_SLOT) } else { (generation, answered) };
+            let report = self.attempt(account, (generation, pending.take()), answered).await;
+            let is_still_pending = || self.parts.journal.pending(account).is_some();
+            if !settles || report.outcome == Outcome::Refreshed || is_still_pending() {
                 return report;
             }
-            pending = None;
+            settles = false;
         }
-        self.attempt(account, (generation, pending), answered).await
     }
 
     /// Settles an answer that the journal holds. What MongoDB refuses stays there.

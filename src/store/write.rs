@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use mongodb::bson::oid::ObjectId;
-use mongodb::bson::raw::{BindRawBsonRef, CString, cstr};
+use mongodb::bson::raw::{BindRawBsonRef, CStr, cstr};
 use mongodb::bson::{RawArrayBuf, RawBsonRef, RawDocumentBuf, doc, rawdoc};
 use mongodb::options::ReadConcern;
 
@@ -117,18 +117,22 @@ pub(super) fn object_id(id: AccountId) -> ObjectId {
 pub(super) struct Fields {
     /// What is there of it.
     pub(super) raw: RawDocumentBuf,
-    prefix: &'static str,
+    /// The last field's name, which shares its memory and its first bytes with the next one's.
+    name: String,
+    prefix: usize,
 }
 
 impl Fields {
     /// Fields of the document itself.
     pub(super) fn new() -> Self {
-        Self { raw: RawDocumentBuf::new(), prefix: "" }
+        Self { raw: RawDocumentBuf::new(), name: String::new(), prefix: 0 }
     }
 
     /// Sets a field. No name of ours holds a zero byte, which would leave it out.
     pub(super) fn put(&mut self, name: &str, value: impl BindRawBsonRef) {
-        if let Ok(key) = CString::try_from(format!("{}{name}", self.prefix)) {
+        self.name.truncate(self.prefix);
+        self.name.push_str(name);
+        if let Ok(key) = <&CStr>::try_from(self.name.as_str()) {
             self.raw.append(key, value);
         }
     }
@@ -143,7 +147,9 @@ impl Fields {
 
     /// Sets fields of `tokenRefresh`, each of which is set on its own.
     pub(super) fn inside(mut self, put: impl FnOnce(&mut Self)) -> RawDocumentBuf {
-        self.prefix = "tokenRefresh.";
+        self.name.clear();
+        self.name.push_str("tokenRefresh.");
+        self.prefix = self.name.len();
         put(&mut self);
         self.raw
     }

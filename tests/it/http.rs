@@ -121,7 +121,7 @@ impl Stage {
         let (seen, jobs) = mpsc::unbounded_channel();
         let handler = move |job: Job, _slot| {
             seen.send(job).unwrap();
-            let detail = json!({ "handle": "alice.test", "error": null, "held": false });
+            let detail = r#"{"handle":"alice.test","error":null,"held":false}"#.to_owned();
             async move { Finished { outcome, detail } }
         };
         let (queue, tasks, stop) = (self.queue.clone(), self.tasks.clone(), self.stop.clone());

@@ -1,29 +1,24 @@
 //! Log lines on standard error: text for people at a terminal, one JSON object a line otherwise.
 
-use std::fmt::{self, Write as _};
+mod line;
+
 use std::io::{self, BufWriter, Write};
 use std::panic::PanicHookInfo;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use chrono::SecondsFormat;
-use serde_json::Value;
 use thiserror::Error;
-use tracing::field::{Field, Visit};
+use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Level, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry};
 
 use crate::clock::Clock;
 use crate::config::{Log, LogFormat};
 
-/// What an event without a kind of its own, as libraries send them, is called.
-const OTHER: &str = "log";
+use line::{Line, Style};
 
 /// Why logging could not be set up.
 #[derive(Debug, Error)]
@@ -117,13 +112,13 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let filter = EnvFilter::try_new(&log.filter)?;
-    let json = match log.format {
-        LogFormat::Auto => !is_terminal,
-        LogFormat::Text => false,
-        LogFormat::Json => true,
+    let style = match log.format {
+        LogFormat::Json => Style::Json,
+        LogFormat::Auto if !is_terminal => Style::Json,
+        LogFormat::Auto | LogFormat::Text => Style::Text { colour: is_terminal },
     };
     let targets = filter.max_level_hint() >= Some(LevelFilter::DEBUG);
-    let line = Line { json, colour: is_terminal && !json, targets, clock };
+    let line = Line { style, targets, clock };
     let layer = tracing_subscriber::fmt::layer()
         .event_format(line)
         .with_writer(writer)
@@ -139,163 +134,6 @@ fn panicked(info: &PanicHookInfo<'_>) {
     let location = info.location().map(ToString::to_string);
     let thread = std::thread::current();
     tracing::error!(event = "panic", location, thread = thread.name(), "panic: {text}");
-}
-
-/// Writes an event as one line.
-struct Line {
-    json: bool,
-    colour: bool,
-    /// Whether to say which module an event comes from: noise until someone looks for a bug.
-    targets: bool,
-    clock: Clock,
-}
-
-impl<S, N> FormatEvent<S, N> for Line
-where
-    S: Subscriber + for<'l> LookupSpan<'l>,
-    N: for<'w> FormatFields<'w> + 'static,
-{
-    fn format_event(
-        &self,
-        _context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let mut fields = Fields::default();
-        event.record(&mut fields);
-        let metadata = event.metadata();
-        if self.targets {
-            fields.put("target", metadata.target().into());
-        }
-        let time = self.clock.now().to_rfc3339_opts(SecondsFormat::Millis, true);
-        let line = if self.json {
-            json(&time, *metadata.level(), &fields)
-        } else {
-            text(&time, *metadata.level(), &fields, self.colour)
-        };
-        writeln!(writer, "{line}")
-    }
-}
-
-/// An event's fields, in their order; the message and the kind stand apart.
-#[derive(Default)]
-struct Fields {
-    message: Option<String>,
-    event: Option<String>,
-    rest: Vec<(&'static str, Value)>,
-}
-
-impl Fields {
-    fn put(&mut self, name: &'static str, value: Value) {
-        match (name, value) {
-            ("message", Value::String(text)) => self.message = Some(text),
-            ("event", Value::String(text)) => self.event = Some(text),
-            // A second one would make two keys of one name.
-            ("timestamp" | "level" | "message" | "event", _) => {}
-            (name, value) => self.rest.push((name, value)),
-        }
-    }
-
-    fn event(&self) -> &str {
-        self.event.as_deref().unwrap_or(OTHER)
-    }
-
-    /// A line always has a message: for want of one, the event's kind.
-    fn message(&self) -> &str {
-        self.message.as_deref().unwrap_or_else(|| self.event())
-    }
-}
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field.name(), format!("{value:?}").into());
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field.name(), value.into());
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field.name(), value.into());
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field.name(), value.into());
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field.name(), value.into());
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field.name(), value.into());
-    }
-
-    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let mut text = value.to_string();
-        let mut cause = value.source();
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        self.put(field.name(), text.into());
-    }
-}
-
-fn json(time: &str, level: Level, fields: &Fields) -> String {
-    let head = [
-        ("timestamp", time),
-        ("level", level.as_str()),
-        ("message", fields.message()),
-        ("event", fields.event()),
-    ];
-    let head = head.map(|(name, text)| (name, Value::from(text)));
-    let mut line = String::from("{");
-    for (name, value) in head.iter().chain(&fields.rest) {
-        let comma = if line.len() > 1 { "," } else { "" };
-        // Writing to a String cannot fail.
-        write!(line, "{comma}{}:{value}", Value::from(*name)).unwrap_or_default();
-    }
-    line + "}"
-}
-
-fn text(time: &str, level: Level, fields: &Fields, colour: bool) -> String {
-    let code = match level {
-        Level::ERROR => "31",
-        Level::WARN => "33",
-        Level::INFO => "32",
-        Level::DEBUG => "34",
-        _ => "35",
-    };
-    let paint = |code: &str, text: &str| {
-        if colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
-    };
-    let level = paint(code, &format!("{:>5}", level.as_str()));
-    let mut line = format!("{} {level} {}", paint("2", time), one_line(fields.message()));
-    let event = (fields.event() != OTHER).then(|| ("event", Value::from(fields.event())));
-    for (name, value) in event.iter().chain(&fields.rest) {
-        let value = match value {
-            Value::String(text) if is_plain(text) => text.clone(),
-            other => other.to_string(),
-        };
-        // Writing to a String cannot fail.
-        write!(line, " {}{value}", paint("2", &format!("{name}="))).unwrap_or_default();
-    }
-    line
-}
-
-fn is_plain(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '"')
-}
-
-/// Line breaks and the control codes of terminals, which a server's answer could smuggle in.
-fn one_line(text: &str) -> String {
-    if !text.contains(char::is_control) {
-        return text.to_owned();
-    }
-    let escape =
-        |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(escape).collect()
 }
 
 #[cfg(test)]
@@ -433,11 +271,11 @@ mod tests {
         let line = logged(LogFormat::Json, "info", false, || {
             std::panic::catch_unwind(|| panic!("out of {}\nluck", "all")).unwrap_err();
         });
-        let line: Value = serde_json::from_str(&line).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(line["event"], "panic");
         assert_eq!(line["level"], "ERROR");
         assert_eq!(line["message"], "panic: out of all\nluck");
-        assert!(line["location"].as_str().unwrap().starts_with("src/logging.rs:"), "{line}");
+        assert!(line["location"].as_str().unwrap().starts_with("src/logging/mod.rs:"), "{line}");
     }
 
     #[test]
