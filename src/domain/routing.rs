@@ -1,5 +1,7 @@
 //! Which server refreshes a session: the refresh token's own `aud` says it.
 
+use std::borrow::Cow;
+
 use url::Host;
 
 use super::identity::ServiceUrl;
@@ -44,7 +46,10 @@ impl Routing {
         if did_web.contains(':') {
             return None;
         }
-        let authority = did_web.replace("%3A", ":").replace("%3a", ":");
+        let authority = match did_web.contains('%') {
+            true => Cow::Owned(did_web.replace("%3A", ":").replace("%3a", ":")),
+            false => Cow::Borrowed(did_web),
+        };
         let secure: ServiceUrl = format!("https://{authority}").parse().ok()?;
         let host = secure.host()?;
         let has_port = authority.contains(':');

@@ -43,7 +43,7 @@ const BUSY: Duration = Duration::from_millis(100);
 const BREATH: Duration = Duration::from_millis(10);
 
 /// With nothing to do, runs are looked for this often, should a nudge have been lost.
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE: Duration = Duration::from_secs(10);
 
 /// How long a pass may go on after `stop`.
 const LAST_PASS: Duration = Duration::from_secs(2);

@@ -8,6 +8,7 @@ use super::acks::{self, Ack};
 use super::job::{Entry, Finished, Job, NewJob};
 use super::lane::Lane;
 use super::{Inner, Queue, QueueError};
+use crate::domain::run::RunId;
 
 /// An account's claim, in this instance's hand: nobody else works on the account meanwhile.
 ///
@@ -35,7 +36,7 @@ impl Queue {
         let mut call = queue.scripts.lease.prepare_invoke();
         call.key(queue.keys.prefix()).arg(&queue.instance).arg(queue.slots);
         call.arg(new.account.to_string());
-        call.arg(new.run.as_ref().map(ToString::to_string).unwrap_or_default());
+        call.arg(new.run.as_ref().map_or("", RunId::as_str));
         call.arg(u8::from(new.watched)).arg(new.payload());
         let answer: Vec<String> = queue.invoke(&call).await?;
         let (entry, id, payload) = match answer.as_slice() {

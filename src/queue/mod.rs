@@ -32,6 +32,8 @@ use std::sync::Arc;
 use redis::{Cmd, FromRedisValue, RedisError, ScriptInvocation};
 use tokio::sync::{Notify, RwLock};
 
+use crate::domain::identity::ServiceUrl;
+use crate::domain::run::RunId;
 use crate::link::Link;
 
 pub use heartbeat::Leadership;
@@ -109,8 +111,8 @@ impl Queue {
             call.key(self.0.keys.prefix());
             for job in batch {
                 call.arg(job.account.to_string()).arg(job.lane.number());
-                call.arg(job.service.as_ref().map(ToString::to_string).unwrap_or_default());
-                call.arg(job.run.as_ref().map(ToString::to_string).unwrap_or_default());
+                call.arg(job.service.as_ref().map_or("", ServiceUrl::as_str));
+                call.arg(job.run.as_ref().map_or("", RunId::as_str));
                 call.arg(u8::from(job.watched)).arg(job.payload());
             }
             let answers: Vec<(String, u8)> = self.0.invoke(&call).await?;
