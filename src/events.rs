@@ -1,6 +1,7 @@
 //! One fact, told once: every place that has something to report calls here.
 
 use std::fmt::Display;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,8 +13,9 @@ use tokio::time::Instant;
 use crate::domain::attempt::Report;
 use crate::domain::forecast::Shortage;
 use crate::domain::identity::{AccountId, ServiceUrl};
-use crate::domain::outcome::{Outcome, Trigger};
+use crate::domain::outcome::{Named, Outcome, Trigger};
 use crate::domain::queued::Synced;
+use crate::domain::request::Served;
 use crate::store::Run;
 
 /// A job ended: the one line that its owner looks for.
@@ -171,23 +173,38 @@ pub fn journal_found(answers: usize, intents: usize) {
     );
 }
 
-/// How many looks at queued posts came to what, since the start. Cheap to clone; clones count together.
-#[derive(Debug, Clone, Default)]
-pub struct PostSyncs(Arc<[AtomicU64; Synced::ALL.len()]>);
+/// How many things came to what, since the start. Cheap to clone; clones count together.
+#[derive(Debug, Clone)]
+pub struct Counts<T> {
+    counts: Arc<[AtomicU64]>,
+    what: PhantomData<T>,
+}
 
-impl PostSyncs {
+/// How many looks at queued posts came to what.
+pub type PostSyncs = Counts<Synced>;
+
+/// How many jobs of the queue of refresh requests came to what.
+pub type RequestCounts = Counts<Served>;
+
+impl<T: Named> Default for Counts<T> {
+    fn default() -> Self {
+        Self { counts: T::NAMES.iter().map(|_| AtomicU64::new(0)).collect(), what: PhantomData }
+    }
+}
+
+impl<T: Named> Counts<T> {
     /// So many more came to this.
-    pub fn count(&self, synced: Synced, posts: u64) {
-        let named = Synced::ALL.iter().zip(self.0.iter()).find(|(it, _)| **it == synced);
+    pub fn count(&self, what: T, more: u64) {
+        let named = T::NAMES.iter().zip(self.counts.iter()).find(|(it, _)| **it == what);
         if let Some((_, count)) = named {
-            count.fetch_add(posts, Ordering::Relaxed);
+            count.fetch_add(more, Ordering::Relaxed);
         }
     }
 
     /// All of them.
-    pub fn totals(&self) -> impl Iterator<Item = (Synced, u64)> {
-        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
-        Synced::ALL.iter().copied().zip(counts)
+    pub fn totals(&self) -> impl Iterator<Item = (T, u64)> {
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        T::NAMES.iter().copied().zip(counts)
     }
 }
 
@@ -230,6 +247,68 @@ pub fn posts_fell_off() {
     tracing::info!(
         event = "posts.fell_off",
         "the queues' events were cut off or wiped before they were read: looking at all queued posts again"
+    );
+}
+
+/// A job of the application's queue of refresh requests was dealt with.
+pub fn request_served(job: &str, served: Served, why: Option<&str>) {
+    let because = why.map(|why| format!(": {why}")).unwrap_or_default();
+    macro_rules! line {
+        ($level:ident, $what:literal) => {
+            tracing::$level!(
+                event = "bullmq",
+                job,
+                outcome = served.as_str(),
+                error = why,
+                concat!("the application's job {} ", $what, "{}"),
+                job,
+                because
+            )
+        };
+    }
+    match served {
+        Served::Completed => line!(info, "is done"),
+        Served::Failed => line!(warn, "failed"),
+        Served::Retried => line!(warn, "failed and is tried again"),
+        Served::Moved => line!(info, "went to BULLMQ_OTHER_QUEUE"),
+        Served::PutBack => line!(info, "went back to its queue"),
+        Served::Stalled => line!(warn, "was left behind by a worker that is gone, and waits again"),
+        Served::Lost => line!(warn, "was held for longer than its lock; it will be done once more"),
+        Served::Gone => line!(info, "is gone"),
+    }
+}
+
+/// Names stood in the queue of refresh requests without jobs.
+pub fn requests_gone(jobs: u64) {
+    tracing::info!(
+        event = "bullmq",
+        jobs,
+        outcome = Served::Gone.as_str(),
+        "{jobs} names of jobs in BULLMQ_REFRESH_QUEUE had no job any more and were taken out"
+    );
+}
+
+/// Somebody else takes jobs out of the queue of refresh requests.
+pub fn requests_shared(queue: &str, consumers: &[String]) {
+    tracing::warn!(
+        event = "bullmq",
+        queue,
+        others = consumers.len(),
+        "{} other workers take jobs out of the queue {queue} (from {}): BullMQ splits the jobs between all workers at \
+         random. Stop them, or point them at BULLMQ_OTHER_QUEUE",
+        consumers.len(),
+        consumers.join(", ")
+    );
+}
+
+/// Nobody is there to serve the accounts of other platforms.
+pub fn requests_orphaned(queue: &str, accounts: u64) {
+    tracing::warn!(
+        event = "bullmq",
+        queue,
+        accounts,
+        "there are {accounts} accounts of other platforms, and BULLMQ_OTHER_QUEUE is not set: their jobs in the queue \
+         {queue} fail with unsupported_platform. Name the queue that their worker serves"
     );
 }
 

@@ -5,7 +5,7 @@
 //! [`journal`], the server ([`pds`]), its [`budget`] and the [`store`]; [`events`] tells how it
 //! ended. What a crash or a lost reply leaves in the journal is taken up by [`repair`]; while
 //! Redis is away, [`direct`] can do without the queue. Posts that wait in the application's queues
-//! ([`bullmq`]) are given new tokens by [`posts`].
+//! ([`bullmq`]) are given new tokens by [`posts`]; what it asks for over its queue is served by [`requests`].
 
 pub mod budget;
 pub mod bullmq;
@@ -28,6 +28,7 @@ pub mod posts;
 pub mod queue;
 pub mod refresh;
 pub mod repair;
+pub mod requests;
 pub mod scheduler;
 pub mod store;
 pub mod worker;

@@ -23,6 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("events", &["domain", "store"]),
     // The use cases.
     ("posts", &["domain", "clock", "bullmq", "queue", "store", "events"]),
+    ("requests", &["domain", "clock", "bullmq", "queue", "store", "events"]),
     // Whoever changes a pair, or hears of it, says so.
     ("refresh", &["domain", "clock", "pds", "budget", "store", "journal", "events", "posts"]),
     (

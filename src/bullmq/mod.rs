@@ -1,18 +1,20 @@
-//! The application's own BullMQ queues, as far as queued posts are concerned: which jobs wait, what
-//! they carry, and what happens to them. The only place that names a key of BullMQ's.
+//! The application's own BullMQ queues: the queued posts, and in [`requests`] the queue in which it asks
+//! for refreshes. The only place that names a key of BullMQ's.
 //!
-//! Nothing is taken from a queue and nothing added: a job's `data` is read and, by compare-and-set,
-//! written; a job that is gone stays gone. No command holds Redis up for long: ids come in pages, data
-//! in portions, and what is too large is never fetched.
+//! Of posts: which jobs wait, what they carry, and what happens to them. Nothing is taken from their queues
+//! and nothing added: a job's `data` is read and, by compare-and-set, written; a job that is gone stays
+//! gone. No command holds Redis up for long: ids come in pages, data in portions, and what is too large is
+//! never fetched.
 
 mod data;
 mod events;
 mod keys;
+pub mod requests;
 mod scan;
 
 use std::sync::Arc;
 
-use redis::{RedisError, Script};
+use redis::{FromRedisValue, RedisError, Script};
 
 use crate::config::Posts as Settings;
 use crate::domain::queued::PostId;
@@ -75,7 +77,25 @@ impl BullMq {
     }
 
     fn failed(&self, error: &RedisError) -> BullMqError {
-        BullMqError(self.0.link.explain(error))
+        BullMqError::of(&self.0.link, error)
+    }
+}
+
+impl BullMqError {
+    fn of(link: &Link, error: &RedisError) -> Self {
+        Self(link.explain(error))
+    }
+}
+
+/// An answer; `None` where the key is of another type: then it is not BullMQ's.
+async fn ask<T: FromRedisValue>(
+    link: &Link,
+    command: &redis::Cmd,
+) -> Result<Option<T>, BullMqError> {
+    match link.query(command).await {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if is_of_another_type(&error) => Ok(None),
+        Err(error) => Err(BullMqError::of(link, &error)),
     }
 }
 

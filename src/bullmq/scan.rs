@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use redis::FromRedisValue;
 
-use super::{BullMq, BullMqError, QueueNumber, is_of_another_type};
+use super::{BullMq, BullMqError, QueueNumber};
 use crate::domain::number::to_u64;
 
 /// Ids of a list that one command reads at most: Redis serves nobody else meanwhile.
@@ -92,15 +92,10 @@ impl BullMq {
         Ok(self.ask::<u8>(&command).await?.unwrap_or(0) > 0)
     }
 
-    /// An answer; `None` where the key is of another type: then it is not BullMQ's.
     pub(super) async fn ask<T: FromRedisValue>(
         &self,
         command: &redis::Cmd,
     ) -> Result<Option<T>, BullMqError> {
-        match self.0.link.query(command).await {
-            Ok(answer) => Ok(Some(answer)),
-            Err(error) if is_of_another_type(&error) => Ok(None),
-            Err(error) => Err(self.failed(&error)),
-        }
+        super::ask(&self.0.link, command).await
     }
 }

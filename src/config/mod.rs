@@ -4,6 +4,7 @@
 //! file that `REFRESHD_CONFIG` names, else the default. All that is wrong is told at once.
 
 mod problem;
+mod queues;
 mod reader;
 mod redis;
 mod sections;
@@ -40,6 +41,8 @@ pub struct Config {
     pub mongo: Mongo,
     /// The application's queued posts.
     pub posts: Posts,
+    /// The application's own requests for refreshes.
+    pub requests: Requests,
     /// How servers are called.
     pub pds: Pds,
     /// When all accounts are refreshed.
@@ -78,6 +81,25 @@ pub struct Posts {
     pub prefix: String,
     /// The queues' names; none when they are not looked after (`BULLMQ_POST_QUEUES`).
     pub queues: Vec<String>,
+}
+
+/// The application's own requests for refreshes, which are jobs of a BullMQ queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requests {
+    /// The queue's name; `None` when it is not served (`BULLMQ_REFRESH_QUEUE`).
+    pub queue: Option<String>,
+    /// Where jobs that concern other platforms go (`BULLMQ_OTHER_QUEUE`).
+    pub other: Option<String>,
+}
+
+impl Requests {
+    /// The name that the application gives its queue.
+    pub const USUAL: &str = "token-refreshes";
+
+    /// The name of a queue, if it is one that can be set.
+    pub fn name(text: &str) -> Option<String> {
+        queues::name(text)
+    }
 }
 
 /// How servers are called.
@@ -177,7 +199,8 @@ impl Config {
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let redis = redis::read(reader);
         let mongo = sections::mongo(reader);
-        let posts = sections::posts(reader);
+        let posts = queues::posts(reader);
+        let requests = queues::requests(reader, posts.as_ref());
         let pds = sections::pds(reader);
         let schedule = sections::schedule(reader);
         let workers = reader.number(&settings::WORKER_CONCURRENCY);
@@ -189,6 +212,7 @@ impl Config {
             redis: redis?,
             mongo: mongo?,
             posts: posts?,
+            requests: requests?,
             pds: pds?,
             schedule: schedule?,
             workers: workers?,

@@ -1,6 +1,5 @@
 //! One function per section of the configuration, from settings to parsed values.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -11,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use url::Host;
 
 use super::reader::{Reader, is_off, key_part, lead, rate, span_of};
-use super::{Admin, Life, Log, LogFormat, Mongo, Pattern, Pds, Posts, Schedule, settings};
+use super::{Admin, Life, Log, LogFormat, Mongo, Pattern, Pds, Schedule, settings};
 use crate::domain::identity::ServiceUrl;
 
 /// mongoose's default, when neither the URI nor `MONGO_DB` names a database.
@@ -67,34 +66,6 @@ fn database_name(text: &str) -> Option<String> {
 fn collection_name(text: &str) -> Option<String> {
     let good = text.len() <= 200 && !text.starts_with("system.") && !text.contains(['$', '\0']);
     good.then(|| text.to_owned())
-}
-
-/// How many queues are looked after at most.
-const MOST_QUEUES: usize = 16;
-
-pub(super) fn posts(reader: &mut Reader<'_>) -> Option<Posts> {
-    let prefix = reader.fitting(&settings::BULLMQ_PREFIX, |text| queue_part(text, 64, "._-:{}"));
-    let queues = |text: &str| if is_off(text) { Some(Vec::new()) } else { queues(text) };
-    let queues = reader.fitting(&settings::BULLMQ_POST_QUEUES, queues);
-    if queues.as_ref().is_some_and(Vec::is_empty) && reader.is_given(&settings::BULLMQ_PREFIX) {
-        reader.note("BULLMQ_PREFIX has no effect: BULLMQ_POST_QUEUES is off".to_owned());
-    }
-    Some(Posts { prefix: prefix?, queues: queues? })
-}
-
-fn queues(text: &str) -> Option<Vec<String>> {
-    let names = text.split(',').map(|name| queue_part(name.trim(), 128, "._-{}"));
-    let mut queues: Vec<String> = names.collect::<Option<_>>()?;
-    // One that is named twice is one.
-    let mut seen = BTreeSet::new();
-    queues.retain(|name| seen.insert(name.clone()));
-    (queues.len() <= MOST_QUEUES).then_some(queues)
-}
-
-/// A part of a key of BullMQ's.
-fn queue_part(text: &str, longest: usize, marks: &str) -> Option<String> {
-    let good = |c: char| c.is_ascii_alphanumeric() || marks.contains(c);
-    ((1..=longest).contains(&text.len()) && text.chars().all(good)).then(|| text.to_owned())
 }
 
 pub(super) fn pds(reader: &mut Reader<'_>) -> Option<Pds> {

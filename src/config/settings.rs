@@ -165,13 +165,19 @@ settings! {
             "All keys begin with it and a short hash of MongoDB's database and collection, so that \
             staging and production on one Redis never take each other's jobs.";
     }
-    "BullMQ: the application's queued posts" {
+    "BullMQ: the application's queued posts and requests" {
         BULLMQ_PREFIX = Kind::Text("1 to 64 letters, digits or any of . _ - : { }"), Some("bull"),
             "What the keys of the application's BullMQ queues begin with, on the same Redis.";
         BULLMQ_POST_QUEUES = Kind::Text("up to 16 names of queues, separated by commas, each of letters, digits or \
             any of . _ - { }, or off"), Some("posts"),
             "Queues whose waiting jobs carry copies of tokens: after every refresh they are given the \
             new ones. off when the application reads its tokens when it posts.";
+        BULLMQ_REFRESH_QUEUE = Kind::Text("the name of a queue of letters, digits or any of . _ - { }, or off"), Some("off"),
+            "The queue in which the application asks for refreshes (token-refreshes), to be served from here. Off \
+            until `refreshd adopt` was run: with two kinds of workers on one queue, BullMQ splits its jobs at random.";
+        BULLMQ_OTHER_QUEUE = Kind::Text("the name of another queue of letters, digits or any of . _ - { }, or off"), None,
+            "Where jobs of that queue are moved, unchanged, that concern other platforms, for the worker that serves \
+            those. Without it they fail with unsupported_platform.";
     }
     "MongoDB: the accounts" {
         MONGODB_URI = Kind::Secret("mongodb://user:password@host:port/database or mongodb+srv://…; \

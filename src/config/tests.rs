@@ -118,6 +118,8 @@ fn every_bad_value_names_the_key_the_value_what_is_allowed_and_its_origin() {
         ("BULLMQ_POST_QUEUES", "posts,", "separated by commas"),
         ("BULLMQ_POST_QUEUES", "bull:posts", "separated by commas"),
         ("BULLMQ_POST_QUEUES", "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q", "up to 16"),
+        ("BULLMQ_REFRESH_QUEUE", "a,b", "the name of a queue"),
+        ("BULLMQ_OTHER_QUEUE", "a:b", "the name of another queue"),
         ("MONGODB_URI", "postgres://h", "mongodb+srv://"),
         ("MONGODB_URI", "mongodb://u:p@ss@h", "percent-encoded"),
         ("MONGO_DB", "a.b", "63 bytes"),
@@ -221,6 +223,37 @@ fn queues_of_posts_are_a_list_or_off() {
     let given = [("MONGODB_URI", URI), ("BULLMQ_POST_QUEUES", "off"), ("BULLMQ_PREFIX", "{app}")];
     let notes = load(&given).unwrap().notes.join("\n");
     assert!(notes.contains("BULLMQ_PREFIX has no effect"), "{notes}");
+}
+
+#[test]
+fn requests_are_served_from_a_queue_of_their_own_or_not_at_all() {
+    let given = |refresh, other| {
+        load(&[
+            ("MONGODB_URI", URI),
+            ("BULLMQ_REFRESH_QUEUE", refresh),
+            ("BULLMQ_OTHER_QUEUE", other),
+        ])
+    };
+    let name = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    for (refresh, other, queue, others) in [
+        ("", "", "", ""),
+        ("off", "Off", "", ""),
+        ("token-refreshes", "", "token-refreshes", ""),
+        ("token-refreshes", "{x}", "token-refreshes", "{x}"),
+    ] {
+        let requests = Requests { queue: name(queue), other: name(others) };
+        assert_eq!(given(refresh, other).unwrap().requests, requests);
+    }
+    for (refresh, other, says) in [
+        ("posts", "", "BULLMQ_REFRESH_QUEUE and BULLMQ_POST_QUEUES both name posts"),
+        ("a", "posts", "BULLMQ_OTHER_QUEUE and BULLMQ_POST_QUEUES both name posts"),
+        ("a", "a", "BULLMQ_REFRESH_QUEUE and BULLMQ_OTHER_QUEUE both name a"),
+    ] {
+        let errors = given(refresh, other).unwrap_err();
+        assert!(errors.contains(says), "{errors}");
+    }
+    let notes = given("off", "b").unwrap().notes.join("\n");
+    assert!(notes.contains("BULLMQ_OTHER_QUEUE has no effect"), "{notes}");
 }
 
 #[test]

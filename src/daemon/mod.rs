@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
 use crate::bullmq::BullMq;
+use crate::bullmq::requests::Requests;
 use crate::capacity::Lookout;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -23,7 +24,7 @@ use crate::direct::Direct;
 use crate::domain::decide::Policy;
 use crate::domain::forecast::Shortage;
 use crate::domain::renewal::Lead;
-use crate::events::PostSyncs;
+use crate::events::{PostSyncs, RequestCounts};
 use crate::http;
 use crate::journal::Journal;
 use crate::lifecycle::{self, Exit, Signals};
@@ -34,6 +35,7 @@ use crate::posts::{self, Posts};
 use crate::queue::{Drained, Finished, Job, Keys, Queue, Slot};
 use crate::refresh::{self, Refresher};
 use crate::repair::{self, Repairer};
+use crate::requests;
 use crate::scheduler::Scheduler;
 use crate::store::{Store, StoreConfig};
 use crate::worker;
@@ -61,6 +63,10 @@ pub struct Services {
     pub posts: Posts,
     /// What came of it.
     pub syncs: PostSyncs,
+    /// The queue in which the application asks for refreshes; `None`: it is not served.
+    pub requests: Option<Requests>,
+    /// What became of its jobs.
+    pub served: RequestCounts,
 }
 
 impl Services {
@@ -80,7 +86,11 @@ impl Services {
         let bullmq = (!posts.queues.is_empty()).then(|| BullMq::new(link.clone(), posts.clone()));
         let posts = if bullmq.is_some() { Posts::on() } else { Posts::off() };
         let (mongo, syncs) = (config.mongo.hosts.clone(), PostSyncs::default());
-        Ok(Self { link, store, mongo, queue, keys, bullmq, posts, syncs })
+        let (prefix, other) = (&config.posts.prefix, config.requests.other.as_deref());
+        let served_queue = config.requests.queue.as_deref();
+        let requests = served_queue.map(|queue| Requests::new(link.clone(), prefix, queue, other));
+        let served = RequestCounts::default();
+        Ok(Self { link, store, mongo, queue, keys, bullmq, posts, syncs, requests, served })
     }
 }
 
@@ -150,6 +160,7 @@ async fn work(
         return Ok(Exit::Fine);
     }
     keep_posts(config, &services, &clock, life);
+    serve_requests(&services, &clock, life);
     let wakes = Wakes::default();
     plan(config, &services, (&budget, &clock), wakes.clone(), life);
     let repairer = Repairer::new(Arc::clone(&refresher), services.queue.clone());
@@ -299,6 +310,7 @@ async fn admin(
         link: services.link.clone(),
         shortages,
         syncs: services.syncs.clone(),
+        served: services.served.clone(),
         journal_health: journal.health(),
         journal: journal.clone(),
         clock: clock.clone(),
@@ -343,6 +355,19 @@ fn keep_posts(config: &Config, services: &Services, clock: &Clock, life: &Life) 
     if let Some(keeper) = posts::Keeper::new(parts, &services.posts) {
         life.tasks.spawn(keeper.run(life.end.clone()));
     }
+}
+
+/// Has somebody serve the application's own requests, if it is to be served.
+fn serve_requests(services: &Services, clock: &Clock, life: &Life) {
+    let Some(requests) = services.requests.clone() else { return };
+    let server = requests::Server::new(requests::Parts {
+        requests,
+        store: services.store.clone(),
+        queue: services.queue.clone(),
+        clock: clock.clone(),
+        counts: services.served.clone(),
+    });
+    life.tasks.spawn(server.run(life.stop.clone(), life.end.clone()));
 }
 
 fn plan(

@@ -16,6 +16,7 @@ pub mod outcome;
 pub mod pending;
 pub mod queued;
 pub mod renewal;
+pub mod request;
 pub mod routing;
 pub mod run;
 pub mod schedule;

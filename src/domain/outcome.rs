@@ -6,6 +6,15 @@
 #[error("unknown name")]
 pub struct UnknownName;
 
+/// A set of names that things are counted under.
+pub trait Named: Copy + PartialEq + 'static {
+    /// All of them.
+    const NAMES: &'static [Self];
+
+    /// The name used in logs, metrics, documents and answers.
+    fn name(self) -> &'static str;
+}
+
 macro_rules! names {
     ($(#[$doc:meta])* $type:ident { $($(#[$vdoc:meta])* $variant:ident = $name:literal,)* }) => {
         $(#[$doc])*
@@ -19,6 +28,14 @@ macro_rules! names {
             /// The name used in logs, documents and answers.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
+            }
+        }
+
+        impl $crate::domain::outcome::Named for $type {
+            const NAMES: &'static [Self] = Self::ALL;
+
+            fn name(self) -> &'static str {
+                self.as_str()
             }
         }
 
@@ -102,6 +119,8 @@ names! {
         Recovery = "recovery",
         /// Somebody else stored a token, or changed the status.
         External = "external",
+        /// The application, over its BullMQ queue.
+        Bullmq = "bullmq",
     }
 }
 

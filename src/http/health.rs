@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Api;
 use crate::domain::forecast::Shortage;
-use crate::events::PostSyncs;
+use crate::events::{PostSyncs, RequestCounts};
 use crate::journal::Journal;
 use crate::link::Health;
 use crate::queue::Leadership;
@@ -37,6 +37,7 @@ pub(super) struct Probe {
     journal_health: watch::Receiver<Result<(), String>>,
     pub(super) shortages: watch::Receiver<Vec<Shortage>>,
     pub(super) syncs: PostSyncs,
+    pub(super) served: RequestCounts,
     mongo: Mutex<Option<(Instant, Result<(), String>)>>,
 }
 
@@ -50,6 +51,7 @@ impl Probe {
             journal_health: api.journal_health.clone(),
             shortages: api.shortages.clone(),
             syncs: api.syncs.clone(),
+            served: api.served.clone(),
             mongo: Mutex::default(),
         }
     }

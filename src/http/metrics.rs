@@ -16,7 +16,8 @@ use prometheus_client::registry::Registry;
 
 use super::error::ApiError;
 use super::health::Probe;
-use crate::events::PostSyncs;
+use crate::domain::outcome::Named;
+use crate::events::Counts;
 
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -41,7 +42,11 @@ pub(super) async fn get(State(probe): State<Arc<Probe>>) -> Response {
     let syncs = Counter::<u64>::default();
     syncs.inc_by(probe.journal.syncs());
     registry.register("journal_syncs", "Times that the journal was put on stable storage", syncs);
-    registry.register_collector(Box::new(Syncs(probe.syncs.clone())));
+    let (syncs, served) = (probe.syncs.clone(), probe.served.clone());
+    let help = "Looks at the tokens that queued posts carry.";
+    registry.register_collector(Box::new(Outcomes { name: "post_syncs", help, counts: syncs }));
+    let help = "Jobs of the application's queue of refresh requests.";
+    registry.register_collector(Box::new(Outcomes { name: "bullmq_jobs", help, counts: served }));
     let mut text = String::new();
     match encode(&mut text, &registry) {
         Ok(()) => ([(CONTENT_TYPE, TEXT)], text).into_response(),
@@ -49,18 +54,21 @@ pub(super) async fn get(State(probe): State<Arc<Probe>>) -> Response {
     }
 }
 
-/// The looks at queued posts by outcome, always in the same order.
+/// Things by what became of them, always in the same order.
 #[derive(Debug)]
-struct Syncs(PostSyncs);
+struct Outcomes<T> {
+    name: &'static str,
+    help: &'static str,
+    counts: Counts<T>,
+}
 
-impl Collector for Syncs {
+impl<T: Named + fmt::Debug + Send + Sync> Collector for Outcomes<T> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let help = "Looks at the tokens that queued posts carry.";
         let mut metric =
-            encoder.encode_descriptor("post_syncs", help, None, MetricType::Counter)?;
-        for (synced, posts) in self.0.totals() {
-            let labels = [("outcome", synced.as_str())];
-            ConstCounter::new(posts).encode(metric.encode_family(&labels)?)?;
+            encoder.encode_descriptor(self.name, self.help, None, MetricType::Counter)?;
+        for (what, count) in self.counts.totals() {
+            let labels = [("outcome", what.name())];
+            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::domain::forecast::Shortage;
-use crate::events::PostSyncs;
+use crate::events::{PostSyncs, RequestCounts};
 use crate::journal::Journal;
 use crate::link::Link;
 use crate::queue::Queue;
@@ -59,6 +59,8 @@ pub struct Api {
     pub journal: Journal,
     /// What came of looks at queued posts.
     pub syncs: PostSyncs,
+    /// What became of the application's own requests.
+    pub served: RequestCounts,
     /// Whether the journal can be written, or why not.
     pub journal_health: watch::Receiver<Result<(), String>>,
     /// The time.

@@ -135,7 +135,10 @@ impl Store {
         .await
     }
 
-    async fn groups(&self, pipeline: Vec<Bson>) -> Result<Vec<(String, u64)>, StoreError> {
+    pub(super) async fn groups(
+        &self,
+        pipeline: Vec<Bson>,
+    ) -> Result<Vec<(String, u64)>, StoreError> {
         bounded(LONGEST_SCAN, async {
             let mut cursor = self
                 .accounts

@@ -29,19 +29,41 @@ impl Store {
         trigger: Trigger,
         now: DateTime<Utc>,
     ) -> Result<Run, StoreError> {
+        self.request(Run::queued(new_id()?, trigger, now)).await
+    }
+
+    /// The same for a request that may be made more than once, such as `id` by all who make it: any run that takes in
+    /// what happened up to `asked_at` will do, whatever its state.
+    pub async fn request_run_once(
+        &self,
+        id: RunId,
+        trigger: Trigger,
+        (asked_at, now): (DateTime<Utc>, DateTime<Utc>),
+    ) -> Result<Run, StoreError> {
+        let later = doc! { "cutOff": { "$gte": date(asked_at) } };
+        match self.find_runs(later, doc! { "cutOff": 1, "_id": 1 }, 0, 1).await?.pop() {
+            Some(run) => Ok(run),
+            None => self.request(Run::queued(id, trigger, now)).await,
+        }
+    }
+
+    /// Joins a run that waits, or inserts this one.
+    async fn request(&self, run: Run) -> Result<Run, StoreError> {
         bounded(LONGEST_CALL, async {
             for _ in 0..JOIN_ATTEMPTS {
-                if let Some(run) = self.join(now).await? {
+                if let Some(run) = self.join(run.cut_off).await? {
                     return Ok(run);
                 }
-                let run = Run::queued(new_id()?, trigger, now);
                 let mut document = run.to_bson();
                 document.insert(SLOT, "waiting");
                 match self.named(RUNS).insert_one(document).await {
                     Ok(_) => return Ok(run),
-                    // Someone else was faster: theirs can be joined.
                     Err(error) if is_duplicate_key(&error) => {}
                     Err(error) => return Err(error.into()),
+                }
+                // Someone else was faster: with this very run, or with one that can be joined.
+                if let Some(run) = self.run(&run.id).await? {
+                    return Ok(run);
                 }
             }
             Err(StoreError::Refused("runs are asked for faster than they start".to_owned()))

@@ -10,7 +10,7 @@ use refreshd::domain::forecast::{Fleet, Shortage, shortage};
 use refreshd::domain::outcome::{Outcome, Trigger};
 use refreshd::domain::renewal::Lead;
 use refreshd::domain::run::RunId;
-use refreshd::events::PostSyncs;
+use refreshd::events::{PostSyncs, RequestCounts};
 use refreshd::http::{Api, router, serve};
 use refreshd::journal::Journal;
 use refreshd::link::Link;
@@ -78,6 +78,7 @@ impl Stage {
             queue: queue.clone(),
             link,
             shortages: known_shortages,
+            served: RequestCounts::default(),
             syncs: PostSyncs::default(),
             journal: Journal::off(),
             journal_health,

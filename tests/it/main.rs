@@ -39,6 +39,8 @@ mod posts;
 #[cfg(test)]
 mod queue;
 #[cfg(test)]
+mod requests;
+#[cfg(test)]
 mod runs;
 #[cfg(test)]
 mod servers;
