@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::config;
 use crate::domain::identity::AccountId;
 
 const SETTINGS: &str = "\
@@ -49,6 +50,8 @@ pub(super) enum Command {
     Accounts(AccountsArgs),
     /// Show the queue, the runs and the accounts in numbers
     Status(StatusArgs),
+    /// Take over the queue in which the application asks for refreshes
+    Adopt(AdoptArgs),
     /// List what the journal holds: calls that may have happened, answers not yet stored
     Journal(JournalArgs),
     /// Write the completions of a shell to stdout
@@ -98,6 +101,32 @@ pub(super) struct StatusArgs {
     /// As a JSON object
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Shows the application's BullMQ queue, who serves it and what has piled up in it; says what would change, and asks.
+The settings are written to .env in the working directory, or printed where there is none. Stop the old worker first.
+
+Examples:
+  refreshd adopt
+  refreshd adopt --other other-refreshes     which the worker of other platforms serves from now on")]
+pub(super) struct AdoptArgs {
+    /// The queue that is taken over; without this the one that is set, else token-refreshes
+    #[arg(long, value_name = "NAME", value_parser = queue_name)]
+    pub(super) queue: Option<String>,
+    /// Where jobs for other platforms go; without this the one that is set, if one is
+    #[arg(long, value_name = "NAME", value_parser = queue_name)]
+    pub(super) other: Option<String>,
+    /// Do it without asking
+    #[arg(long)]
+    pub(super) yes: bool,
+}
+
+fn queue_name(text: &str) -> Result<String, String> {
+    config::Requests::name(text).ok_or_else(|| {
+        "not the name of a queue (expected letters, digits or any of . _ - { })".to_owned()
+    })
 }
 
 #[derive(Debug, Args)]

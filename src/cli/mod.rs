@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod accounts;
+mod adopt;
 mod args;
 mod check;
 mod connect;
@@ -84,6 +85,7 @@ async fn carry_out(command: Command, config: Config) -> Exit {
         Command::Refresh(args) => refresh::refresh(&config, &args).await,
         Command::Accounts(args) => accounts::accounts(&config, &args).await,
         Command::Status(args) => status::status(&config, &args).await,
+        Command::Adopt(args) => adopt::adopt(&config, &args).await,
         Command::Journal(args) => journal::journal(&config, &args).await,
         Command::Completions { shell } => Ok(completions(shell)),
     };

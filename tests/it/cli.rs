@@ -53,7 +53,7 @@ fn away() -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn help_is_an_answer() {
-    for words in ["", "run", "check", "refresh", "accounts", "status", "completions"] {
+    for words in ["", "run", "check", "refresh", "accounts", "status", "adopt", "completions"] {
         let name = if words.is_empty() { "help".to_owned() } else { format!("help_{words}") };
         let words: Vec<_> = words.split_whitespace().chain(["--help"]).collect();
         let (status, out, err) = told(&run(&[], &words).await);

@@ -3,6 +3,7 @@
 
 mod findings;
 mod posts;
+mod requests;
 mod servers;
 
 use std::io;
@@ -54,10 +55,14 @@ async fn inspect(config: &Config, found: &mut Findings) -> io::Result<()> {
             return found.bad(connect::exit_of(&error), "MongoDB", format_args!("{error:#}"));
         }
     };
-    if redis(&services, found).await? {
+    let has_redis = redis(&services, found).await?;
+    if has_redis {
         posts::check(&services, found).await?;
     }
     let accounts = mongo(config, &services, found).await?;
+    if has_redis && accounts {
+        requests::check(config, &services, found).await?;
+    }
     servers::check(config, &services, accounts, found).await?;
     if accounts { budget(config, &services, found).await } else { Ok(()) }
 }

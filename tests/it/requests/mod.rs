@@ -1,5 +1,6 @@
 //! The application's own requests for refreshes, over its BullMQ queue.
 
+mod adopt;
 mod application;
 mod crash;
 mod odd;
