@@ -82,6 +82,9 @@ export async function openAccounts({ uri, dbName, service, trouble }) {
           : { tokenExpiry: new Date(Date.now() + GUESSED_LIFE_MS), status: 'active', errorMessage: null },
       ),
 
+    /** The account as it stands when its post is due. */
+    fresh: (accountId) => SocialAccount.findById(accountId),
+
     close: () => mongoose.disconnect(),
   }
 }

@@ -34,7 +34,7 @@ const accounts = await openAccounts({ uri: env.MONGODB_URI, dbName: env.MONGO_DB
 )
 const bullmq = await load(BULLMQ[given.bullmq])
 const queues = openQueues({ bullmq, connection, prefix: env.BULLMQ_PREFIX ?? 'bull', trouble })
-const post = posting({ service, say, mark: accounts.mark })
+const post = posting({ service, say, mark: accounts.mark, fresh: accounts.fresh })
 
 const commands = {
   login: accounts.login,

@@ -27,8 +27,8 @@ function life(jwt) {
 }
 
 /** Answers what a worker does with a job. Each attempt is one event line. */
-export function posting({ service, say, mark }) {
-  return ({ sdk = '0.15.23', rotate = 'as-sdk', post: last = 'record', marks = false }) => {
+export function posting({ service, say, mark, fresh: read }) {
+  return ({ sdk = '0.15.23', rotate = 'as-sdk', post: last = 'record', marks = false, reads = false }) => {
     if (!Object.hasOwn(agents, sdk)) throw new Error(`no such SDK: ${sdk}`)
     if (!Object.hasOwn(LAST, last)) throw new Error(`no such last call: ${last}`)
     if (!['as-sdk', 'and-forget'].includes(rotate)) throw new Error(`no such way to rotate: ${rotate}`)
@@ -46,7 +46,8 @@ export function posting({ service, say, mark }) {
         calls: [],
       }
       try {
-        await send({ service, sdk, rotate, last, copy, account, text: content.text, calls: line.calls })
+        const fresh = reads && (await read(account.id))
+        await send({ service, sdk, rotate, last, copy, fresh, account, text: content.text, calls: line.calls })
         if (marks) await mark(account.id)
         say({ ...line, ok: true })
       } catch (error) {
@@ -58,7 +59,7 @@ export function posting({ service, say, mark }) {
   }
 }
 
-async function send({ service, sdk, rotate, last, copy, account, text, calls }) {
+async function send({ service, sdk, rotate, last, copy, fresh, account, text, calls }) {
   // The calls and their statuses are told, the tokens are not.
   const heard = async (...request) => {
     const answer = await fetch(...request)
@@ -67,7 +68,13 @@ async function send({ service, sdk, rotate, last, copy, account, text, calls }) 
     return answer
   }
   const agent = new agents[sdk]({ service, fetch: heard })
-  await agent.resumeSession({ ...copy, did: account.platformAccountId, handle: account.platformUsername, active: true })
+  if (fresh) {
+    // The three lines of docs/postmore.md.
+    if (fresh.status !== 'active') throw new Error('the account is not connected')
+    agent.sessionManager.session = { accessJwt: fresh.accessToken, refreshJwt: '', did: fresh.platformAccountId, handle: fresh.platformUsername, active: true }
+  } else {
+    await agent.resumeSession({ ...copy, did: account.platformAccountId, handle: account.platformUsername, active: true })
+  }
   if (rotate === 'and-forget') await agent.sessionManager.refreshSession()
   await LAST[last](agent, text)
 }

@@ -29,21 +29,31 @@ async fn sent(queues: &str, copied: impl AsyncFn(&Stage, &str, &Account)) -> Vec
         let mut jobs = Vec::new();
         for (sdk, shape) in WAYS {
             let (account, queue) = (stage.account().await, format!("{bullmq}-{sdk}"));
-            let post = json!({"do": "schedule", "accountId": account.id, "delayMs": 1_000,
-                              "shape": shape, "queue": queue});
-            let job = app.ask(post).await["job"].as_str().expect("a name").to_owned();
+            let job = planned(&app, &account, shape, &queue).await;
             assert_eq!(daemon.refresh(&account.id).await["outcome"], "refreshed");
             copied(&stage, &format!("bull:{queue}:{job}"), &account).await;
             jobs.push((job, sdk, queue));
         }
         stage.pds.advance(LATER);
         for (job, sdk, queue) in &jobs {
-            app.ask(json!({"do": "work", "sdk": sdk, "post": "getSession", "queue": queue})).await;
-            let of_it = |line: &Value| line["event"] == "post" && line["job"] == job.as_str();
-            first_attempts.push(app.log().wait(of_it).await);
+            let how = json!({"do": "work", "sdk": sdk, "post": "getSession", "queue": queue});
+            app.ask(how).await;
+            first_attempts.push(attempt(&app, job).await);
         }
     }
     first_attempts
+}
+
+/// Schedules a post and answers its job.
+async fn planned(app: &App, account: &Account, shape: &str, queue: &str) -> String {
+    let post = json!({"do": "schedule", "accountId": account.id, "delayMs": 1_000,
+                      "shape": shape, "queue": queue});
+    app.ask(post).await["job"].as_str().expect("a name").to_owned()
+}
+
+/// The first attempt to send a post.
+async fn attempt(app: &App, job: &str) -> Value {
+    app.log().wait(|line| line["event"] == "post" && line["job"] == job).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,5 +76,30 @@ async fn a_post_that_was_scheduled_before_a_refresh_is_sent_after_it() {
 async fn without_that_it_fails() {
     for post in sent("off", async |_, _, _| {}).await {
         assert_eq!(post["ok"], false, "{post}");
+    }
+}
+
+/// The three lines of docs/postmore.md: nothing has to be kept up to date, and nothing is spent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_that_reads_its_tokens_needs_no_copies() {
+    let stage = Stage::set().await;
+    let service = stage.pds.url().to_string();
+    let daemon = stage.world.daemon(&service, &[("BULLMQ_POST_QUEUES", "off")]).await;
+    let app = App::start(&stage.world, &service, &[]).await;
+    for (sdk, shape) in WAYS {
+        let account = stage.account().await;
+        let job = planned(&app, &account, shape, sdk).await;
+        stage.pds.advance(LATER);
+        // As it is kept fresh.
+        assert_eq!(daemon.refresh(&account.id).await["outcome"], "refreshed");
+        let how =
+            json!({"do": "work", "sdk": sdk, "post": "getSession", "queue": sdk, "reads": true});
+        app.ask(how).await;
+        let post = attempt(&app, &job).await;
+        assert_eq!(
+            (&post["ok"], &post["calls"]),
+            (&json!(true), &json!(["getSession 200"])),
+            "{post}"
+        );
     }
 }
