@@ -46,9 +46,10 @@ impl Routing {
         if did_web.contains(':') {
             return None;
         }
-        let authority = match did_web.contains('%') {
-            true => Cow::Owned(did_web.replace("%3A", ":").replace("%3a", ":")),
-            false => Cow::Borrowed(did_web),
+        let authority = if did_web.contains('%') {
+            Cow::Owned(did_web.replace("%3A", ":").replace("%3a", ":"))
+        } else {
+            Cow::Borrowed(did_web)
         };
         let secure: ServiceUrl = format!("https://{authority}").parse().ok()?;
         let host = secure.host()?;

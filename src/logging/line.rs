@@ -160,9 +160,9 @@ fn json(line: &mut Vec<u8>, value: &Value<'_>) {
 /// A text as it is, where that cannot be misread.
 fn plain(line: &mut Vec<u8>, text: &str) {
     if is_plain(text) {
-        line.extend_from_slice(text.as_bytes())
+        line.extend_from_slice(text.as_bytes());
     } else {
-        json(line, &Value::Text(text))
+        json(line, &Value::Text(text));
     }
 }
 
