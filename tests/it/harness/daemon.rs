@@ -217,6 +217,11 @@ impl Log {
         self.lines.lock().expect("no panic").iter().filter(|line| which(line)).cloned().collect()
     }
 
+    /// How many lines so far are so.
+    pub(crate) fn count(&self, which: impl Fn(&Value) -> bool) -> usize {
+        self.lines.lock().expect("no panic").iter().filter(|line| which(line)).count()
+    }
+
     /// The first line that is so, now or to come.
     pub(crate) async fn wait(&self, which: impl Fn(&Value) -> bool) -> Value {
         let mut count = self.count.clone();

@@ -1,7 +1,5 @@
 //! Which copies change, when, and to what.
 
-use mongodb::bson::doc;
-
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

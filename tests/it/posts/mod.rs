@@ -2,7 +2,9 @@
 
 mod application;
 mod copies;
+mod instances;
 mod margins;
+mod month;
 mod queues;
 mod scale;
 mod trouble;
@@ -10,6 +12,8 @@ mod trouble;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use futures::TryStreamExt as _;
+use mongodb::bson::{Document, doc};
 use refreshd::clock::Clock;
 use refreshd::domain::session::AccessJwt;
 
@@ -60,6 +64,30 @@ impl Stage {
         let Session { did, handle, access, refresh } = &session;
         let id = self.world.log_in(did, handle, access, refresh).await;
         Account { id, session }
+    }
+
+    /// All accounts, each with the pair that its document holds.
+    async fn accounts(&self) -> Vec<Account> {
+        let all: Vec<Document> = self
+            .world
+            .accounts()
+            .find(doc! {})
+            .await
+            .expect("a read")
+            .try_collect()
+            .await
+            .expect("all");
+        let owned = |document: &Document, path: &str| text(document, path).to_owned();
+        let account = |document: &Document| Account {
+            id: document.get_object_id("_id").expect("an id").to_hex(),
+            session: Session {
+                did: owned(document, "platformAccountId"),
+                handle: owned(document, "platformUsername"),
+                access: owned(document, "accessToken"),
+                refresh: owned(document, "refreshToken"),
+            },
+        };
+        all.iter().map(account).collect()
     }
 
     /// The pair that an account's document holds.
