@@ -2,7 +2,8 @@
 //!
 //! `scripts/demo` builds and starts it. It starts Redis, MongoDB and the reference PDS on free
 //! ports, creates accounts, stores their sessions as the application would, and runs the daemon:
-//! in the foreground until Ctrl-C, or (`--once`) through one refresh-all, whose result it proves.
+//! in the foreground until Ctrl-C, or (`--once`) through one refresh-all, whose result it proves. A
+//! post that was scheduled with the tokens of before is sent after that.
 
 #![expect(
     clippy::print_stdout,
@@ -12,6 +13,7 @@
 )]
 
 use std::process::{ExitCode, Stdio};
+use std::time::Duration;
 
 use comfy_table::{Table, presets};
 use mongodb::bson::Document;
@@ -27,11 +29,18 @@ use serde_json::{Value, json};
 )]
 mod harness;
 
+use harness::app::App;
 use harness::daemon::{ADMIN_TOKEN, Daemon};
 use harness::reference_pds::{PdsAccount, ReferencePds};
 use harness::world::{World, text};
 
 const ACCOUNTS: usize = 25;
+
+/// Whose post is scheduled. The access token that it carries has ended by then, as after some days.
+const WRITER: usize = 7;
+
+/// When the post is due: while somebody watches the daemon, and when it is to be over soon.
+const DUE: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(1)];
 
 /// Where the daemon's program is: `scripts/demo` built it.
 fn binary() -> String {
@@ -61,23 +70,32 @@ async fn main() -> ExitCode {
 struct Stage {
     world: World,
     pds: ReferencePds,
+    /// The posting application.
+    app: App,
+    writer: PdsAccount,
     /// Account ids with what is to become of them.
     cast: Vec<(String, &'static str)>,
 }
 
-async fn set() -> Stage {
+async fn set(due: Duration) -> Stage {
     println!(
         "demo: starting Redis, MongoDB (a replica set of one) and the reference Bluesky PDS …"
     );
     let (world, pds) = tokio::join!(World::start(), ReferencePds::start());
     println!("demo: creating {ACCOUNTS} accounts at the PDS …");
     let accounts = pds.create_many("demo", ACCOUNTS).await;
-    let mut stage = Stage { world, pds, cast: Vec::new() };
+    let app = App::start(&world, &pds.url, &[]).await;
+    let writer = accounts[WRITER].clone();
+    let mut stage = Stage { world, pds, app, writer, cast: Vec::new() };
     for (number, account) in accounts.iter().enumerate() {
         stage.join(number, account).await;
     }
     let malformed = stage.world.log_in("did:nonsense", "broken.test", "", "not a token").await;
     stage.cast.push((malformed, "malformed"));
+    println!("demo: scheduling a post with BullMQ; its job carries a copy of the tokens of now …");
+    let post =
+        json!({"do": "schedule", "accountId": stage.cast[WRITER].0, "delayMs": due.as_millis()});
+    stage.app.ask(post).await;
     stage
 }
 
@@ -85,11 +103,8 @@ impl Stage {
     /// Stores an account's session; a few of them get into a situation first.
     async fn join(&mut self, number: usize, account: &PdsAccount) {
         let access = match number {
-            0..5 => {
-                let soon = json!({"accessJwt": account.access, "seconds": 60});
-                let answer = self.pds.control("/access-expiring", soon).await;
-                answer["accessJwt"].as_str().unwrap_or_default().to_owned()
-            }
+            0..5 => self.ending(account, 60).await,
+            WRITER => self.ending(account, -60).await,
             _ => account.access.clone(),
         };
         let id = self.world.log_in(&account.did, &account.handle, &access, &account.refresh).await;
@@ -106,11 +121,51 @@ impl Stage {
         };
         self.cast.push((id, fate));
     }
+
+    /// The account's access token, as it would be had it so many seconds left.
+    async fn ending(&self, account: &PdsAccount, seconds: i64) -> String {
+        let ending = json!({"accessJwt": account.access, "seconds": seconds});
+        let answer = self.pds.control("/access-expiring", ending).await;
+        answer["accessJwt"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Has the application work on its queue, and tells what came of the post.
+    async fn post(&self) -> Value {
+        self.app.ask(json!({"do": "work"})).await;
+        self.app.log().wait(|line| line["event"] == "post").await
+    }
+
+    /// Has the post sent, now that the tokens that it was scheduled with are worth nothing; whether
+    /// that went as it should.
+    async fn is_posted(&self, daemon: &Daemon) -> bool {
+        let id = self.cast[WRITER].0.as_str();
+        daemon.log().wait(|line| line["event"] == "posts" && line["account"] == id).await;
+        self.pds.control("/end-grace", json!({"did": self.writer.did})).await;
+        let (status, refusal) = self.pds.refresh(&self.writer.refresh).await;
+        println!(
+            "\ndemo: the post of {} was scheduled with tokens that are refused by now ({status}: {}) …",
+            self.writer.handle,
+            refusal["message"].as_str().unwrap_or_default()
+        );
+        let post = self.post().await;
+        println!("demo: {}", told(&post));
+        status == 400 && post["ok"] == true && !post["calls"].to_string().contains("refreshSession")
+    }
+}
+
+/// A post's first attempt, in words.
+fn told(post: &Value) -> String {
+    let calls = post["calls"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let calls = calls.collect::<Vec<_>>().join(", ");
+    match post["error"].as_str() {
+        None => format!("it was sent with those that refreshd had put into its job ({calls})"),
+        Some(error) => format!("it was NOT sent ({calls}): {error}"),
+    }
 }
 
 /// Runs the daemon in the foreground until Ctrl-C.
 async fn show() -> ExitCode {
-    let stage = set().await;
+    let stage = set(DUE[0]).await;
     let mut settings = stage.world.settings(&stage.pds.url);
     let admin = free_address();
     settings.push(("ADMIN_LISTEN".to_owned(), admin.clone()));
@@ -151,7 +206,16 @@ async fn show() -> ExitCode {
             let _pressed = tokio::signal::ctrl_c().await;
         }
     };
+    let posted = async {
+        let post = stage.post().await;
+        println!(
+            "\ndemo: a post was due that had been scheduled with old tokens: {}\n",
+            told(&post)
+        );
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
+        () = posted => ExitCode::FAILURE,
         status = daemon => match status {
             Ok(status) if status.success() => {
                 println!("\nrefreshd drained and stopped; nothing is left behind");
@@ -172,7 +236,7 @@ async fn show() -> ExitCode {
 
 /// One refresh-all through the admin API, and the proof that it did what it should.
 async fn prove() -> ExitCode {
-    let stage = set().await;
+    let stage = set(DUE[1]).await;
     println!("demo: starting refreshd and asking it for a refresh-all …");
     let daemon = Daemon::start(&stage.world.settings(&stage.pds.url)).await;
     let run = daemon.refresh_all().await;
@@ -209,12 +273,22 @@ async fn prove() -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
+    if !stage.is_posted(&daemon).await {
+        eprintln!(
+            "\ndemo: that is not as it should be; the daemon's log:\n{}",
+            daemon.log().text()
+        );
+        return ExitCode::FAILURE;
+    }
     let stopped = daemon.stop().await;
     if !stopped.success() {
         eprintln!("demo: refreshd did not stop cleanly: {stopped}");
         return ExitCode::FAILURE;
     }
-    println!("\ndemo: every good account's stored access token works; nothing is left behind");
+    println!(
+        "\ndemo: every good account's stored access token works, and so does the post that waited; \
+         nothing is left behind"
+    );
     ExitCode::SUCCESS
 }
 
