@@ -119,7 +119,7 @@ async fn a_write_concern_that_times_out_after_the_write() {
     stage.world.mongo.fail(20, &["update"], doc! { "writeConcernError": error }).await;
     run.held_up().await;
     run.ends(&stage.world).await;
-    assert_eq!(stage.world.mongo.failed().await, 20);
+    assert!(stage.world.mongo.failed().await >= 20);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -129,7 +129,7 @@ async fn a_primary_that_is_slow() {
     let slow = doc! { "blockConnection": true, "blockTimeMS": 1_000 };
     stage.world.mongo.fail(60, &["update", "find"], slow).await;
     run.ends(&stage.world).await;
-    assert_eq!(stage.world.mongo.failed().await, 60);
+    assert!(stage.world.mongo.failed().await >= 60);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -140,7 +140,7 @@ async fn connections_that_close_without_an_answer() {
     stage.world.mongo.fail(30, &["update", "find"], doc! { "closeConnection": true }).await;
     run.held_up().await;
     run.ends(&stage.world).await;
-    assert_eq!(stage.world.mongo.failed().await, 30);
+    assert!(stage.world.mongo.failed().await >= 30);
 }
 
 /// The write is done, and its answer goes down with its connection.

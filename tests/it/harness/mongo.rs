@@ -195,7 +195,8 @@ impl MongoServer {
         admin(&self.nodes.get(primary).unwrap().uri(), fail).await.unwrap();
     }
 
-    /// How many commands have gone wrong like that.
+    /// How many commands have gone wrong like that; one more where two came at the last moment,
+    /// both of which mongod counts.
     pub(crate) async fn failed(&self) -> i64 {
         let off = doc! { "configureFailPoint": "failCommand", "mode": "off" };
         let primary = self.primary().await;
