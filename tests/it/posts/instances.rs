@@ -36,13 +36,12 @@ async fn two_instances_write_each_new_pair_once_and_nothing_older() {
         let refreshes = join_all(asked.map(|(daemon, account)| daemon.refresh(&account.id)));
         // Both instances hear of every post, again and again, and compare it.
         let stirred = async {
-            for _ in 0..10 {
-                for account in &accounts {
-                    for number in 1..=POSTS {
-                        let id = post(account, number);
-                        stage.redis().tell(&["event", "waiting", "jobId", &id]).await;
-                    }
-                }
+            let posts: Vec<_> = accounts
+                .iter()
+                .flat_map(|account| (1..=POSTS).map(|number| post(account, number)))
+                .collect();
+            for id in std::iter::repeat_n(&posts, 10).flatten() {
+                stage.redis().tell(&["event", "waiting", "jobId", id]).await;
             }
         };
         for outcome in tokio::join!(refreshes, stirred).0 {

@@ -79,12 +79,12 @@ async fn after_a_month(queues: &str, size: Size) -> End {
     let stage = Stage::with(options).await;
     let _fleet = Fleet::of(&stage.world, &stage.pds, size.accounts).await;
     let accounts = stage.accounts().await;
-    let state = TempDir::new().expect("a folder");
+    let folder = TempDir::new().expect("a folder");
     let mut settings = stage.world.settings(stage.pds.url().as_str());
     for (name, value) in [
         ("KEEP_FRESH", "true"),
         ("BULLMQ_POST_QUEUES", queues),
-        ("STATE_DIR", state.path().to_str().expect("a path that is a text")),
+        ("STATE_DIR", folder.path().to_str().expect("a path that is a text")),
     ] {
         settings.push((name.to_owned(), value.to_owned()));
     }
@@ -132,7 +132,7 @@ async fn schedule(
 ) -> App {
     let app = App::start(&stage.world, stage.pds.url().as_str(), &["--bullmq", bullmq]).await;
     let count = u32::try_from(accounts.len() * POSTS_EACH).expect("a small number");
-    let step = (size.month - size.life) / count;
+    let step = size.month.saturating_sub(size.life) / count;
     let posts: Vec<_> = (0..count)
         .zip(accounts.iter().cycle())
         .zip(["originalData", "direct"].iter().cycle())
