@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::{AWAY, LONGEST_WAIT};
-use crate::domain::account::Document;
+use crate::domain::account::{Document, Status};
 use crate::domain::attempt::Report;
 use crate::domain::identity::{AccountId, ServiceUrl};
 use crate::domain::outcome::{Outcome, Trigger};
@@ -52,6 +52,7 @@ type UnderWay = FuturesUnordered<BoxFuture<'static, Done>>;
 struct Due {
     account: AccountId,
     generation: Option<String>,
+    active: bool,
 }
 
 /// A server with something due or under way.
@@ -255,8 +256,9 @@ impl Direct {
 
     /// How many accounts of a server may be begun between two looks: not more than will be granted
     /// their turn, for the others would only be put off.
-    fn turns(&self, under_way: usize) -> usize {
-        let Some(apart) = self.refresher.parts().budget.apart() else { return usize::MAX };
+    fn turns(&self, service: &ServiceUrl, under_way: usize) -> usize {
+        let budget = &self.refresher.parts().budget;
+        let Some(apart) = budget.apart(service) else { return usize::MAX };
         let turns = LONGEST_WAIT.as_millis() / apart.as_millis().max(1);
         match usize::try_from(turns).unwrap_or(usize::MAX) {
             0 => usize::from(under_way == 0),
@@ -277,8 +279,10 @@ impl Direct {
                 let (mut due, wait) = self.known(looked).unwrap_or((Vec::new(), AGAIN));
                 self.looks.again(&service, wait);
                 shuffle(&mut due);
+                // They are taken from the end.
+                due.sort_by_key(|due| due.active);
                 let under_way = self.servers.get(&service).map_or(0, |server| server.under_way);
-                let left = self.turns(under_way);
+                let left = self.turns(&service, under_way);
                 if under_way > 0 || !due.is_empty() {
                     self.servers.insert(service, Server { due, under_way, left });
                 }
@@ -327,7 +331,8 @@ async fn look_at(
 
 impl Due {
     fn of(document: &Document) -> Self {
-        Self { account: document.id, generation: document.token.jti().map(str::to_owned) }
+        let generation = document.token.jti().map(str::to_owned);
+        Self { account: document.id, generation, active: document.status == Status::Active }
     }
 }
 

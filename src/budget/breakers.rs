@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::domain::breaker::{Breaker, Pass, Turn};
+use crate::domain::breaker::{Breaker, Pass, Sign, Turn};
 use crate::domain::identity::ServiceUrl;
 
 /// Servers in trouble that are remembered; what is beyond has no breaker.
@@ -38,17 +38,17 @@ impl Breakers {
         }
     }
 
-    pub(super) fn heard(&self, service: &ServiceUrl, reached: bool, draw: f64) {
+    pub(super) fn heard(&self, service: &ServiceUrl, sign: Sign, draw: f64) {
         let now = self.begun.elapsed();
         let mut known = self.lock();
         if !known.contains_key(service) {
-            if reached || known.len() >= MOST {
+            if sign == Sign::Usable || known.len() >= MOST {
                 return;
             }
             known.insert(service.clone(), Breaker::default());
         }
         let Some(breaker) = known.get_mut(service) else { return };
-        let turn = breaker.heard(reached, now, draw);
+        let turn = breaker.heard(sign, now, draw);
         if breaker.is_at_rest() {
             known.remove(service);
         }

@@ -18,7 +18,9 @@ use redis::{RedisResult, Script};
 use tokio::time::Instant;
 
 use crate::domain::backoff::LONGEST_RETRY_AFTER;
+use crate::domain::breaker::Sign;
 use crate::domain::identity::ServiceUrl;
+use crate::domain::number::to_f64;
 use crate::link::{Health, Link};
 use breakers::Breakers;
 use latencies::Latencies;
@@ -27,14 +29,21 @@ use pace::Pace;
 use told::Told;
 
 /// The longest that a worker waits for its turn (queue.md, "metered at the source"), unless turns
-/// are further apart than that.
+/// are further apart than that, or several addresses share the work.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// How much of the budget may be spent at one moment after a pause, in time.
 const BURST: Duration = Duration::from_millis(250);
 
-/// While Redis is away nobody knows what the others send: this instance sends half of it all.
+/// While Redis is away nobody knows what the others send: this instance sends half of it all, or
+/// its even share where more were there.
 const APART: u32 = 2;
+
+/// The longest waits that a worker waits for its turn, where there are several addresses.
+const MOST_TURNS: u32 = 4;
+
+/// Egress addresses that are told apart.
+const MOST_ADDRESSES: usize = 64;
 
 /// Redis is not asked, and so not waited for, once it has been away for this long.
 pub const AWAY: Duration = Duration::from_secs(3);
@@ -42,7 +51,7 @@ pub const AWAY: Duration = Duration::from_secs(3);
 /// The answer to a request for one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grant {
-    /// Call after this wait, which is shorter than [`LONGEST_WAIT`] and already reserved.
+    /// Call after this wait, which is about [`LONGEST_WAIT`] at most and already reserved.
     After(Duration),
     /// There is no room before this long from now.
     Denied(Duration),
@@ -54,7 +63,11 @@ pub enum Grant {
 #[derive(Debug)]
 pub struct Budget {
     link: Link,
+    /// What the keys of all egress addresses begin with.
     key_prefix: String,
+    egress_id: String,
+    /// Live instances behind each egress address, as far as is known.
+    egresses: Mutex<BTreeMap<String, u32>>,
     interval: Option<Duration>,
     take: Script,
     close: Script,
@@ -73,7 +86,9 @@ impl Budget {
     pub fn new(link: Link, key_prefix: &str, egress_id: &str, per_second: Option<f64>) -> Self {
         Self {
             link,
-            key_prefix: format!("{key_prefix}budget:{egress_id}:"),
+            key_prefix: format!("{key_prefix}budget:"),
+            egress_id: egress_id.to_owned(),
+            egresses: Mutex::default(),
             interval: per_second.map(|rate| Duration::from_secs_f64(1.0 / rate)),
             take: Script::new(include_str!("take.lua")),
             close: Script::new(include_str!("close.lua")),
@@ -98,10 +113,10 @@ impl Budget {
         grant
     }
 
-    /// Learns how a call went: whether the server gave a usable answer. One that asks for time
-    /// (429) is not reported: it is neither a failure nor a success.
-    pub fn heard(&self, service: &ServiceUrl, reached: bool) {
-        self.breakers.heard(service, reached, rand::random());
+    /// Learns how a call went. One that asks for time (429) is not reported: it is neither a
+    /// failure nor a success.
+    pub fn heard(&self, service: &ServiceUrl, sign: Sign) {
+        self.breakers.heard(service, sign, rand::random());
     }
 
     /// How long until `service`, whose breaker is open, is called again: zero when that is now, as
@@ -125,7 +140,8 @@ impl Budget {
         let shared =
             if self.is_alone() { None } else { self.take_shared(service, interval).await.ok() };
         let (granted, wait) = shared.unwrap_or_else(|| {
-            let interval = interval * APART;
+            let interval = interval * self.share();
+            self.neighbours.uncounted(service);
             self.pace.take(service, interval, interval.max(LONGEST_WAIT))
         });
         if granted { Grant::After(wait) } else { Grant::Denied(wait) }
@@ -147,7 +163,7 @@ impl Budget {
         call.key(self.closed_key(service))
             .arg(millis(interval))
             .arg(millis(BURST))
-            .arg(millis(interval.max(LONGEST_WAIT)));
+            .arg(millis(interval.max(LONGEST_WAIT * self.turns())));
         let (granted, wait, count): (u8, u64, u64) = self.link.invoke(&call).await?;
         if granted == 1 {
             self.neighbours.granted(service, count);
@@ -155,15 +171,25 @@ impl Budget {
         Ok((granted == 1, Duration::from_millis(wait)))
     }
 
-    /// Closes a server's budget for all instances: it answered 429, or said that nothing is left.
-    pub async fn close(&self, service: &ServiceUrl, wait: Duration) {
-        let wait = wait.min(LONGEST_RETRY_AFTER);
-        if !self.close_here(service, Instant::now() + wait) {
-            return;
-        }
+    /// Closes a server's budget: it answered 429, or said that nothing is left. Answers whether
+    /// that is news, of which the other instances are to be [told](Self::tell_closed).
+    #[must_use = "other instances are to be told"]
+    pub fn close(&self, service: &ServiceUrl, wait: Duration) -> bool {
+        let until = Instant::now() + wait.min(LONGEST_RETRY_AFTER);
+        let mut closed = self.closures();
+        closed.retain(|_, until| *until > Instant::now());
+        let entry = closed.entry(service.clone()).or_insert_with(Instant::now);
+        let is_news = *entry < until;
+        *entry = until.max(*entry);
+        is_news
+    }
+
+    /// Closes it for the other instances, too, as far as Redis can be reached.
+    pub async fn tell_closed(&self, service: &ServiceUrl, wait: Duration) {
         if self.is_alone() {
             return;
         }
+        let wait = wait.min(LONGEST_RETRY_AFTER);
         let mut call = self.close.key(self.closed_key(service));
         call.arg(wait.as_millis().max(1).to_string());
         if let Err(error) = self.link.invoke::<u8>(&call).await {
@@ -171,14 +197,18 @@ impl Budget {
         }
     }
 
-    /// How long `service` stays closed, as far as any instance knows; `None` when it is open.
+    /// How long `service` stays closed to any live instance's address; `None` when it is open to
+    /// all. A job goes to whoever is free, so one that may not call would put off the others' jobs.
     pub async fn closed_for(&self, service: &ServiceUrl) -> Option<Duration> {
         if let Some(wait) = self.closed_here(service) {
             return Some(wait);
         }
-        let left: i64 =
-            self.link.query(redis::cmd("PTTL").arg(self.closed_key(service))).await.ok()?;
-        let left = Duration::from_millis(u64::try_from(left).ok()?);
+        let mut pipeline = redis::pipe();
+        for egress_id in self.addresses() {
+            pipeline.pttl(self.closed_key_of(&egress_id, service));
+        }
+        let left: Vec<i64> = self.link.pipe(&pipeline).await.ok()?;
+        let left = u64::try_from(left.into_iter().max()?).ok().map(Duration::from_millis)?;
         (!left.is_zero()).then_some(left)
     }
 
@@ -202,10 +232,16 @@ impl Budget {
         self.told.hear_limit(service, requests, window);
     }
 
-    /// Calls per second that may be made in the long run: `PDS_RATE_LIMIT`, or the server's own
-    /// limit where that is known and lower; `None`: neither is known.
+    /// Learns of the live instances: how many are behind each egress address.
+    pub fn shared_by(&self, instances: BTreeMap<String, u32>) {
+        *self.egresses() = instances;
+    }
+
+    /// Calls per second that all addresses together may make in the long run: `PDS_RATE_LIMIT` each,
+    /// or the server's own limit where that is known and lower; `None`: neither is known.
     pub fn allowed(&self, service: &ServiceUrl) -> Option<f64> {
-        [self.limit(), self.told.limit(service)].into_iter().flatten().min_by(f64::total_cmp)
+        let one = [self.limit(), self.told.limit(service)].into_iter().flatten();
+        one.min_by(f64::total_cmp).map(|rate| rate * self.count())
     }
 
     /// Learns how long a call took.
@@ -218,36 +254,55 @@ impl Budget {
         self.latencies.of(service)
     }
 
-    /// `PDS_RATE_LIMIT` in calls per second; `None`: it is off.
+    /// `PDS_RATE_LIMIT` in calls per second and address; `None`: it is off.
     pub fn limit(&self) -> Option<f64> {
         Some(1.0 / self.interval?.as_secs_f64())
     }
 
-    /// Calls per second that a server's budget allows, as far as this instance knows; `None`: it
-    /// is off.
+    /// Calls per second that a server's budget allows all addresses together; what the server says
+    /// to this one is taken for what it says to each. `None`: there is no limit.
     pub fn rate(&self, service: &ServiceUrl) -> Option<f64> {
-        Some(1.0 / self.interval_of(service)?.as_secs_f64())
+        Some(self.count() / self.interval_of(service)?.as_secs_f64())
+    }
+
+    /// The same of a server that has said nothing yet.
+    pub fn usual_rate(&self) -> Option<f64> {
+        Some(self.limit()? * self.count())
     }
 
     fn interval_of(&self, service: &ServiceUrl) -> Option<Duration> {
-        let told = self.told.interval(service).unwrap_or_default();
-        Some(self.interval?.max(told))
+        self.interval.max(self.told.interval(service))
     }
 
-    /// How far apart this instance's calls to one server are while Redis is away; `None`: the rate
-    /// is off.
-    pub fn apart(&self) -> Option<Duration> {
-        self.interval.map(|interval| interval * APART)
+    /// How far apart this instance's calls to a server are while Redis is away; `None`: there is no
+    /// limit.
+    pub fn apart(&self, service: &ServiceUrl) -> Option<Duration> {
+        Some(self.interval_of(service)? * self.share())
     }
 
-    /// Whether that told this instance anything new.
-    fn close_here(&self, service: &ServiceUrl, until: Instant) -> bool {
-        let mut closed = self.closures();
-        closed.retain(|_, until| *until > Instant::now());
-        let entry = closed.entry(service.clone()).or_insert_with(Instant::now);
-        let news = *entry < until;
-        *entry = until.max(*entry);
-        news
+    /// Of how many instances behind this address this is one.
+    fn share(&self) -> u32 {
+        self.egresses().get(&self.egress_id).copied().unwrap_or_default().max(APART)
+    }
+
+    /// How many times longer a turn is waited for: jobs are made for all addresses, and one may get
+    /// more of them than the others for a moment.
+    fn turns(&self) -> u32 {
+        u32::try_from(self.addresses().len()).map_or(MOST_TURNS, |count| count.min(MOST_TURNS))
+    }
+
+    /// The egress addresses of live instances, of which this one's is one.
+    fn addresses(&self) -> BTreeSet<String> {
+        let own = std::iter::once(self.egress_id.clone());
+        own.chain(self.egresses().keys().take(MOST_ADDRESSES).cloned()).collect()
+    }
+
+    fn count(&self) -> f64 {
+        to_f64(u64::try_from(self.addresses().len()).unwrap_or(u64::MAX))
+    }
+
+    fn egresses(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
+        self.egresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn closures(&self) -> MutexGuard<'_, BTreeMap<ServiceUrl, Instant>> {
@@ -255,11 +310,15 @@ impl Budget {
     }
 
     fn key(&self, service: &ServiceUrl) -> String {
-        format!("{}{service}", self.key_prefix)
+        format!("{}{}:{service}", self.key_prefix, self.egress_id)
     }
 
     fn closed_key(&self, service: &ServiceUrl) -> String {
-        format!("{}{service}:closed", self.key_prefix)
+        self.closed_key_of(&self.egress_id, service)
+    }
+
+    fn closed_key_of(&self, egress_id: &str, service: &ServiceUrl) -> String {
+        format!("{}{egress_id}:{service}:closed", self.key_prefix)
     }
 }
 

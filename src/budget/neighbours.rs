@@ -75,6 +75,14 @@ impl Neighbours {
         }
     }
 
+    /// A call was made that is in nobody's count: what is watched now explains nothing.
+    pub(super) fn uncounted(&self, service: &ServiceUrl) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watch) = all.get_mut(service) {
+            watch.window = None;
+        }
+    }
+
     /// So many requests are left for so long.
     pub(super) fn notice(
         &self,
@@ -151,6 +159,22 @@ mod tests {
         assert!(!notice(0, WINDOW), "told already");
         all.granted(&service, 1);
         assert!(!notice(0, WINDOW), "the count began anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_nobody_counts_are_no_strangers() {
+        let (all, service) = (Neighbours::default(), "https://one.example".parse().unwrap());
+        let notice = |left| all.notice(&service, left, WINDOW);
+        all.granted(&service, 1);
+        assert!(!notice(3_000).is_news);
+        for call in 1..1_000 {
+            all.uncounted(&service);
+            assert!(!notice(3_000 - call).is_news, "{call}");
+        }
+        all.granted(&service, 2);
+        assert!(!notice(2_000).is_news);
+        all.granted(&service, 3);
+        assert!(notice(1_900).is_news, "others are noticed again");
     }
 
     #[tokio::test(start_paused = true)]

@@ -85,8 +85,8 @@ fn show(pending: &[Pending], now: DateTime<Utc>) -> std::io::Result<()> {
 /// Stores the answers first, then asks each call once again.
 async fn adopt(config: &Config, dir: &Path) -> anyhow::Result<Exit> {
     let services = connect(config).await?;
-    // Reading says whether there is a journal at all; opening would make one.
-    Journal::read(dir)?;
+    // Opening would make one.
+    Journal::find(dir)?;
     let journal = daemon::start::open(dir).await?;
     let budget = daemon::budget(config, &services);
     let refresher = daemon::refresher(config, &services, &journal, (&budget, &Clock::system()))?;
@@ -110,7 +110,7 @@ async fn adopt(config: &Config, dir: &Path) -> anyhow::Result<Exit> {
         return Ok(Exit::Fine);
     }
     note(format_args!(
-        "{} still pending: their servers gave no answer; run the same command again soon",
+        "{} still pending, for the reasons above; run the same command again soon",
         counted(left, "account")
     ));
     Ok(Exit::Failed)

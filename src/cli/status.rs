@@ -12,6 +12,7 @@ use crate::capacity;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::forecast::Shortage;
+use crate::domain::number::to_f64;
 use crate::events::rfc3339;
 use crate::lifecycle::Exit;
 use crate::queue::Depth;
@@ -44,12 +45,13 @@ pub(super) async fn status(config: &Config, args: &StatusArgs) -> anyhow::Result
     let next_tick = config.schedule.cron.as_ref().and_then(|schedule| schedule.next_after(now));
     let store = &services.store;
     let runs = store.runs(RUNS, None).await?;
+    let depth = services.queue.depth().await?;
     let overview = Overview {
         redis: services.link.place(),
         mongo: format!("{}, {}.{}", config.mongo.hosts, store.database(), store.collection()),
-        depth: services.queue.depth().await?,
         accounts: store.count_by_status().await?,
-        shortages: shortages(config, store).await?,
+        shortages: shortages(config, store, depth.addresses).await?,
+        depth,
         ahead: ahead(store, &runs).await?,
         runs,
         next_tick,
@@ -62,11 +64,17 @@ pub(super) async fn status(config: &Config, args: &StatusArgs) -> anyhow::Result
     Ok(Exit::Fine)
 }
 
-async fn shortages(config: &Config, store: &Store) -> Result<Vec<Shortage>, StoreError> {
+/// Each of the instances' addresses has a budget of its own.
+async fn shortages(
+    config: &Config,
+    store: &Store,
+    addresses: u64,
+) -> Result<Vec<Shortage>, StoreError> {
     let (Some(lead), Some(per_second)) = (config.schedule.lead, config.pds.per_second) else {
         return Ok(Vec::new());
     };
     let fleets = capacity::fleets(store, &config.pds.home).await?;
+    let per_second = per_second * to_f64(addresses.max(1));
     Ok(capacity::shortages(&fleets, lead, |_service| Some(per_second)))
 }
 

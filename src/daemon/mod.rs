@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use chrono::DateTime;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -23,6 +24,7 @@ use crate::config::Config;
 use crate::direct::Direct;
 use crate::domain::decide::Policy;
 use crate::domain::forecast::Shortage;
+use crate::domain::outcome::Outcome;
 use crate::domain::renewal::Lead;
 use crate::events::{PostSyncs, RequestCounts};
 use crate::http;
@@ -32,7 +34,7 @@ use crate::link::{Health, Link};
 use crate::pds;
 use crate::planner::{self, Planner, Wakes};
 use crate::posts::{self, Posts};
-use crate::queue::{Drained, Finished, Job, Keys, Queue, Slot};
+use crate::queue::{Drained, Finished, Instance, Job, Keys, Leadership, Queue, Slot};
 use crate::refresh::{self, Refresher};
 use crate::repair::{self, Repairer};
 use crate::requests;
@@ -94,9 +96,10 @@ impl Services {
     }
 }
 
-/// A name that no other process has: two on one host, or one after the other, are told apart.
-fn instance(host: &str) -> String {
-    format!("{host}-{}-{:08x}", std::process::id(), rand::random::<u32>())
+/// Its name no other process has: two on one host, or one after the other, are told apart.
+fn instance(egress_id: &str) -> Instance {
+    let name = format!("{egress_id}-{}-{:08x}", std::process::id(), rand::random::<u32>());
+    Instance { name, egress_id: egress_id.to_owned() }
 }
 
 /// Runs the daemon until a signal, or until it cannot go on.
@@ -151,6 +154,7 @@ async fn work(
 ) -> anyhow::Result<Exit> {
     let clock = Clock::system();
     let budget = budget(config, &services);
+    life.tasks.spawn(introduce(services.queue.leadership(), Arc::clone(&budget)));
     let shortages = look_out(config, &services, &budget, life);
     let admin = admin(config, &services, (journal, shortages), &clock, life).await?;
     let refresher = refresher(config, &services, journal, (&budget, &clock))?;
@@ -212,12 +216,26 @@ async fn work(
 /// this instance's.
 async fn work_on(refresher: Arc<Refresher>, wakes: Wakes, (job, slot): (Job, Slot)) -> Finished {
     let (report, finished) = worker::carry_out(&refresher, &job, &|| slot.free()).await;
-    if let (false, Some(service), Some(at)) =
-        (report.outcome.is_success(), &report.service, report.next_attempt_at)
-    {
+    let again = match report.outcome {
+        Outcome::Refreshed => None,
+        // Whoever changed it made it due, perhaps while its job was still there.
+        Outcome::Superseded => Some(DateTime::UNIX_EPOCH),
+        _ => report.next_attempt_at,
+    };
+    if let (Some(service), Some(at)) = (&report.service, again) {
         wakes.wake(service, at);
     }
     finished
+}
+
+/// Tells the budget who else spends, as the heartbeats hear of it.
+async fn introduce(mut leadership: watch::Receiver<Leadership>, budget: Arc<Budget>) {
+    loop {
+        budget.shared_by(leadership.borrow_and_update().egresses.clone());
+        if leadership.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Settles the journal's answers; false: a signal came first.

@@ -22,8 +22,8 @@ pub enum Answer {
     /// The account was taken down. This call spent nothing, but the server may have deleted the
     /// account's sessions with the takedown.
     TakenDown,
-    /// 429, with the time the server asked for, if it did.
-    RateLimited(Option<Duration>),
+    /// 429, with the time that the server is to be left alone.
+    RateLimited(Duration),
     /// No usable answer.
     Unreachable {
         /// The reason: one line for the log, without anything of the token's.

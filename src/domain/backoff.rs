@@ -13,6 +13,12 @@ pub const LONGEST_WAIT: Duration = DAY;
 /// The longest time that a server's `Retry-After` is taken at its word.
 pub const LONGEST_RETRY_AFTER: Duration = DAY;
 
+/// How long a server that refuses more calls is left alone when it does not say for how long.
+pub const UNSAID_RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// How long at the least, whatever it says: a `Retry-After` of zero is no invitation.
+pub const SHORTEST_RETRY_AFTER: Duration = SECOND;
+
 /// The wait after `failures` transient failures in a row; 1 is the first.
 ///
 /// A draw between 0 and 1 s, doubling to 15 min: full jitter, as in the AWS Architecture Blog's

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::identity::AccountId;
+
 /// Failures in a row, without a success between them, that open it.
 const OPENS_AFTER: u32 = 5;
 
@@ -14,6 +16,18 @@ const LONGEST: Duration = Duration::from_secs(15);
 
 /// A probe that nobody has reported for so long is lost, and another is let through.
 const PROBE_LOST_AFTER: Duration = Duration::from_mins(1);
+
+/// What a call says of its server's health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// It gave an answer that means something, be it a refusal.
+    Usable,
+    /// It answered, but nothing that means anything. That may be about this account alone, so
+    /// several of one account in a row count as one.
+    Useless(AccountId),
+    /// It did not answer, or something in front of it did in its place.
+    Silent,
+}
 
 /// The answer to a request for one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +57,8 @@ pub struct Breaker(State);
 enum State {
     Closed {
         failures: u32,
+        /// The account of the last useless answer.
+        last: Option<AccountId>,
     },
     Open {
         /// How long this opening lasts, before jitter.
@@ -57,7 +73,7 @@ enum State {
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self(State::Closed { failures: 0 })
+        Self(State::Closed { failures: 0, last: None })
     }
 }
 
@@ -90,18 +106,22 @@ impl Breaker {
         }
     }
 
-    /// Learns how a call went: whether the server gave a usable answer. One that asks for time
-    /// (429) is told to nobody: it says nothing of the server's health. `draw` is uniform in
-    /// [0, 1).
-    pub fn heard(&mut self, reached: bool, now: Duration, draw: f64) -> Option<Turn> {
-        if reached {
-            let was_closed = matches!(self.0, State::Closed { .. });
-            *self = Self::default();
-            return (!was_closed).then_some(Turn::Closed);
-        }
+    /// Learns how a call went. One that asks for time (429) is told to nobody: it says nothing of
+    /// the server's health. `draw` is uniform in [0, 1).
+    pub fn heard(&mut self, sign: Sign, now: Duration, draw: f64) -> Option<Turn> {
+        let account = match sign {
+            Sign::Usable => {
+                let was_closed = matches!(self.0, State::Closed { .. });
+                *self = Self::default();
+                return (!was_closed).then_some(Turn::Closed);
+            }
+            Sign::Useless(account) => Some(account),
+            Sign::Silent => None,
+        };
         match self.0 {
-            State::Closed { failures } if failures.saturating_add(1) < OPENS_AFTER => {
-                self.0 = State::Closed { failures: failures.saturating_add(1) };
+            State::Closed { last, .. } if account.is_some() && account == last => None,
+            State::Closed { failures, last } if failures.saturating_add(1) < OPENS_AFTER => {
+                self.0 = State::Closed { failures: failures + 1, last: account.or(last) };
                 None
             }
             State::Closed { .. } => Some(Turn::Opened(OPENS_AFTER, self.open(FIRST, now, draw))),
@@ -122,7 +142,7 @@ impl Breaker {
 
     /// Whether it has nothing to remember.
     pub fn is_at_rest(&self) -> bool {
-        self.0 == State::Closed { failures: 0 }
+        matches!(self.0, State::Closed { failures: 0, .. })
     }
 
     /// Between half and all of the period: so that many instances do not probe at one moment.
@@ -146,10 +166,10 @@ mod tests {
     fn opened(now: Duration) -> Breaker {
         let mut breaker = Breaker::default();
         for _ in 1..OPENS_AFTER {
-            assert_eq!(breaker.heard(false, now, 1.0), None);
+            assert_eq!(breaker.heard(Sign::Silent, now, 1.0), None);
             assert_eq!(breaker.ask(now), Pass::Go);
         }
-        assert_eq!(breaker.heard(false, now, 1.0), Some(Turn::Opened(5, at(1_000))));
+        assert_eq!(breaker.heard(Sign::Silent, now, 1.0), Some(Turn::Opened(5, at(1_000))));
         breaker
     }
 
@@ -158,12 +178,28 @@ mod tests {
         let mut breaker = Breaker::default();
         for _ in 0..10 {
             for _ in 1..OPENS_AFTER {
-                assert_eq!(breaker.heard(false, at(0), 0.5), None);
+                assert_eq!(breaker.heard(Sign::Silent, at(0), 0.5), None);
             }
             assert!(!breaker.is_at_rest());
-            assert_eq!(breaker.heard(true, at(0), 0.5), None);
+            assert_eq!(breaker.heard(Sign::Usable, at(0), 0.5), None);
             assert!(breaker.is_at_rest());
         }
+    }
+
+    #[test]
+    fn useless_answers_open_it_when_they_are_about_several_accounts() {
+        let useless = |n: u8| Sign::Useless(AccountId::from_bytes([n; 12]));
+        let mut breaker = Breaker::default();
+        for _ in 0..100 {
+            assert_eq!(breaker.heard(useless(1), at(0), 1.0), None);
+        }
+        for n in [2, 1, 2] {
+            assert_eq!(breaker.heard(useless(n), at(0), 1.0), None);
+        }
+        assert_eq!(breaker.heard(Sign::Silent, at(0), 1.0), Some(Turn::Opened(5, at(1_000))));
+        assert_eq!(breaker.ask(at(1_000)), Pass::Go);
+        let probe = breaker.heard(useless(2), at(1_000), 1.0);
+        assert_eq!(probe, Some(Turn::StaysOpen(at(2_000))));
     }
 
     #[test]
@@ -183,11 +219,11 @@ mod tests {
             assert_eq!(breaker.ask(now), Pass::Go);
             assert_eq!(breaker.ask(now), Pass::Wait(period));
             let next = (period * 2).min(LONGEST);
-            assert_eq!(breaker.heard(false, now, 1.0), Some(Turn::StaysOpen(next)));
+            assert_eq!(breaker.heard(Sign::Silent, now, 1.0), Some(Turn::StaysOpen(next)));
         }
         now += LONGEST;
         assert_eq!(breaker.ask(now), Pass::Go);
-        assert_eq!(breaker.heard(true, now, 1.0), Some(Turn::Closed));
+        assert_eq!(breaker.heard(Sign::Usable, now, 1.0), Some(Turn::Closed));
         assert_eq!(breaker, Breaker::default());
         assert_eq!(opened(now).wait(now), Some(FIRST), "it begins anew");
     }
@@ -195,8 +231,8 @@ mod tests {
     #[test]
     fn an_opening_is_never_shorter_than_half_of_its_period() {
         for (draw, wait) in [(0.0, 500), (0.5, 750), (1.0, 1_000)] {
-            let mut breaker = Breaker(State::Closed { failures: OPENS_AFTER - 1 });
-            assert_eq!(breaker.heard(false, at(7), draw), Some(Turn::Opened(5, at(wait))));
+            let mut breaker = Breaker(State::Closed { failures: OPENS_AFTER - 1, last: None });
+            assert_eq!(breaker.heard(Sign::Silent, at(7), draw), Some(Turn::Opened(5, at(wait))));
             assert_eq!(breaker.wait(at(7)), Some(at(wait)));
         }
     }
@@ -220,10 +256,10 @@ mod tests {
     fn calls_from_before_tell_nothing_new_unless_one_was_answered() {
         let mut breaker = opened(at(0));
         for _ in 0..100 {
-            assert_eq!(breaker.heard(false, at(10), 1.0), None);
+            assert_eq!(breaker.heard(Sign::Silent, at(10), 1.0), None);
         }
         assert_eq!(breaker.wait(at(10)), Some(at(990)));
-        assert_eq!(breaker.heard(true, at(20), 1.0), Some(Turn::Closed));
+        assert_eq!(breaker.heard(Sign::Usable, at(20), 1.0), Some(Turn::Closed));
         assert_eq!(breaker.ask(at(20)), Pass::Go);
     }
 
@@ -245,7 +281,7 @@ mod tests {
                         probes = probes.map(|it| it + 1);
                     }
                 } else if let Some(began) = under_way.pop() {
-                    let turn = breaker.heard(false, now, draw);
+                    let turn = breaker.heard(Sign::Silent, now, draw);
                     if let Some(Turn::Opened(_, wait) | Turn::StaysOpen(wait)) = turn {
                         prop_assert!(wait >= FIRST / 2 && wait <= LONGEST);
                         // One that was lost is replaced, and may still be heard of.

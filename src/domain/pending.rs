@@ -26,10 +26,14 @@ pub struct Intent {
 }
 
 impl Intent {
-    /// Whether the server has certainly forgotten the token, if this call spent it: nothing spends
-    /// a token whose own life is over, so its age counts from that moment at the latest.
+    /// Whether the server has certainly forgotten the token, if this call spent it.
+    ///
+    /// A call that lies in the future was made by a clock that has been set back since: nothing
+    /// spends a token whose own life is over, so its age counts from that moment. Else `exp` has no
+    /// say, for by a clock that is far ahead it is over before the call.
     pub fn is_past_grace(&self, now: DateTime<Utc>) -> bool {
-        now - self.at.min(self.token.expires_at()) > LONGEST_GRACE
+        let at = if self.at > now { self.token.expires_at() } else { self.at };
+        now - at > LONGEST_GRACE
     }
 }
 

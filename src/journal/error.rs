@@ -42,6 +42,15 @@ pub enum JournalError {
         /// The journal's folder.
         dir: PathBuf,
     },
+    /// There is none. Nothing was touched.
+    #[error(
+        "there is no journal in {}; name the STATE_DIR of the instance whose journal is to be settled",
+        dir.display()
+    )]
+    None {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// The disk said no.
     #[error("{}", Refused { dir, what, kind: source.kind() })]
     Io {
@@ -54,7 +63,7 @@ pub enum JournalError {
     },
     /// As many entries are pending as the journal holds, or this one is too long for it.
     #[error(
-        "the journal in STATE_DIR is full of answers that are not stored yet; see that MongoDB can be written"
+        "the journal in STATE_DIR is full of calls and answers that are not settled; see that MongoDB can be written and that the servers answer (`refreshd journal` lists them)"
     )]
     Full,
     /// An answer to a call that the journal knows nothing of. Nothing was written or kept.
@@ -155,6 +164,7 @@ mod tests {
                 "start the version that wrote it",
             ),
             (JournalError::Foreign { dir: dir.into() }, "move it away"),
+            (JournalError::None { dir: dir.into() }, "name the STATE_DIR"),
             (JournalError::Full, "see that MongoDB can be written"),
             (JournalError::Closed, "start refreshd again"),
         ] {

@@ -39,6 +39,19 @@ pub(super) fn create(dir: &Path) -> Result<(), JournalError> {
     Ok(())
 }
 
+/// Whether there is a log, which every journal has.
+pub(super) fn find(dir: &Path) -> Result<(), JournalError> {
+    let fail = |source| JournalError::io(dir, "read the journal", source);
+    fs::read_dir(dir).map_err(fail)?;
+    match fs::metadata(log(dir)) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(JournalError::None { dir: dir.to_owned() })
+        }
+        Err(error) => Err(fail(error)),
+    }
+}
+
 /// Takes the lock, which lasts as long as the file is open.
 pub(super) fn lock(dir: &Path) -> Result<File, JournalError> {
     let fail = |source| JournalError::io(dir, "lock the journal", source);
@@ -97,6 +110,18 @@ pub(super) fn read(dir: &Path) -> Result<Contents, JournalError> {
     })
 }
 
+/// Keeps the log, whose end is an incomplete write, beside the one that is going to replace it. It
+/// takes no damaged log's place: crashes are more frequent than damage.
+pub(super) fn keep_torn(dir: &Path) -> Result<(), JournalError> {
+    let torn = dir.join("log.torn");
+    match fs::remove_file(&torn) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(JournalError::io(dir, "replace the torn journal", error))
+        }
+        _ => keep(dir, &torn),
+    }
+}
+
 /// Keeps the log, which is damaged, beside the one that is going to replace it. Only the last
 /// few are kept.
 pub(super) fn keep_damaged(dir: &Path, now: DateTime<Utc>) -> Result<(), JournalError> {
@@ -105,11 +130,7 @@ pub(super) fn keep_damaged(dir: &Path, now: DateTime<Utc>) -> Result<(), Journal
         .map(|seconds| dir.join(format!("{DAMAGED}{seconds}")))
         .find(|path| fs::symlink_metadata(path).is_err())
         .unwrap_or_else(|| dir.join(DAMAGED));
-    fs::hard_link(log(dir), &free)
-        .or_else(|_links| fs::copy(log(dir), &free).map(|_bytes| ()))
-        .and_then(|()| fs::set_permissions(&free, Permissions::from_mode(FILE_MODE)))
-        .and_then(|()| File::open(&free)?.sync_all())
-        .map_err(fail)?;
+    keep(dir, &free)?;
     let mut kept = Vec::new();
     for entry in fs::read_dir(dir).map_err(fail)? {
         let name = entry.map_err(fail)?.file_name();
@@ -122,6 +143,14 @@ pub(super) fn keep_damaged(dir: &Path, now: DateTime<Utc>) -> Result<(), Journal
         fs::remove_file(dir.join(format!("{DAMAGED}{seconds}"))).map_err(fail)?;
     }
     Ok(())
+}
+
+fn keep(dir: &Path, path: &Path) -> Result<(), JournalError> {
+    fs::hard_link(log(dir), path)
+        .or_else(|_links| fs::copy(log(dir), path).map(|_bytes| ()))
+        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(FILE_MODE)))
+        .and_then(|()| File::open(path)?.sync_all())
+        .map_err(|source| JournalError::io(dir, "keep the damaged journal", source))
 }
 
 /// A new file that is going to be the log; one that a crash left behind is removed.

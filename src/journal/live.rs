@@ -68,6 +68,11 @@ impl Live {
         self.reserved
     }
 
+    /// What the account's entry weighs, in bytes.
+    pub(super) fn weight_of(&self, account: AccountId) -> u64 {
+        self.entries.get(&account).map_or(0, |entry| entry.weight)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

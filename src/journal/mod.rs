@@ -83,7 +83,8 @@ pub struct Opened {
 impl Journal {
     /// Takes the folder: creates it (0700) and its files (0600), takes the lock, reads what is
     /// pending and writes the log anew. A damaged log is kept beside it, as
-    /// `log.damaged-<seconds since 1970>`; the last three are.
+    /// `log.damaged-<seconds since 1970>`; the last three are. One that merely ends in an incomplete
+    /// write, as after a power cut, is kept as `log.torn` until the next such one.
     ///
     /// Blocks, for as long as the disk takes. Fails if another process has the folder, if the log
     /// is a newer version's or no journal (nothing is touched then), or if the disk refuses.
@@ -95,8 +96,10 @@ impl Journal {
         folder::create(dir)?;
         let lock = folder::lock(dir)?;
         let contents = folder::read(dir)?;
-        if !contents.damage.is_empty() {
+        if contents.damage.iter().any(|it| it.what != Flaw::TornTail) {
             folder::keep_damaged(dir, Clock::system().now())?;
+        } else if !contents.damage.is_empty() {
+            folder::keep_torn(dir)?;
         }
         let opened = Opened::from(&contents);
         let live = Mutex::new(Live::new(contents.pending));
@@ -139,6 +142,11 @@ impl Journal {
             contents = folder::read(dir)?;
         }
         Ok(Opened::from(&contents))
+    }
+
+    /// Fails if there is no journal in the folder, or no such folder.
+    pub fn find(dir: &Path) -> Result<(), JournalError> {
+        folder::find(dir)
     }
 
     /// Writes the intent, which replaces the account's entry if it has one. Returns once it is on

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::domain::answer::{Answer, Session};
+use crate::domain::backoff::{SHORTEST_RETRY_AFTER, UNSAID_RETRY_AFTER};
 use crate::domain::identity::ServiceUrl;
 use crate::domain::outcome::Outcome;
 use crate::domain::session::{AccessJwt, Pair, RefreshJwt};
@@ -32,7 +33,10 @@ pub(super) fn meaning(service: &ServiceUrl, status: u16, limits: &Limits, body: 
             Ok(session) => Answer::Session(Box::new(session)),
             Err(why) => unreachable(service, &format!("answered 200 with {why}"), true),
         },
-        429 => Answer::RateLimited(limits.wait()),
+        429 => {
+            let wait = limits.wait().unwrap_or(UNSAID_RETRY_AFTER);
+            Answer::RateLimited(wait.max(SHORTEST_RETRY_AFTER))
+        }
         300..=399 => {
             let what = format!("redirects elsewhere ({status}); redirects are not followed");
             unreachable(service, &what, false)
@@ -313,11 +317,12 @@ mod tests {
 
     #[test]
     fn over_the_limit() {
-        let limits = Limits { retry_after: Some(Duration::from_secs(292)), ..Limits::default() };
-        for body in ["", r#"{"error":"RateLimitExceeded","message":"Rate Limit Exceeded"}"#] {
-            let answer = meaning(&service(), 429, &limits, body.as_bytes());
-            assert!(matches!(answer, Answer::RateLimited(Some(wait)) if wait.as_secs() == 292));
-            assert!(matches!(answered(429, body), Answer::RateLimited(None)));
+        for (said, asked) in [(Some(292), 292), (Some(0), 1), (None, 10)] {
+            let limits = Limits { retry_after: said.map(Duration::from_secs), ..Limits::default() };
+            for body in ["", r#"{"error":"RateLimitExceeded","message":"Rate Limit Exceeded"}"#] {
+                let answer = meaning(&service(), 429, &limits, body.as_bytes());
+                assert!(matches!(answer, Answer::RateLimited(wait) if wait.as_secs() == asked));
+            }
         }
     }
 

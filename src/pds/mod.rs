@@ -67,8 +67,8 @@ pub struct Reply {
     pub status: Option<u16>,
     /// The server's word on its rate limit.
     pub limits: Limits,
-    /// Whether a whole answer came from the server itself, which then is in trouble with this
-    /// account at the most: 502, 503 and 504 are what stands before a dead one.
+    /// Whether a whole answer came from the server itself: 502, 503 and 504 are what stands before
+    /// a dead one.
     pub alive: bool,
 }
 

@@ -16,6 +16,12 @@ use crate::domain::outcome::{Outcome, Trigger};
 use crate::queue::{Added, Lane};
 use crate::store::Whose;
 
+/// Servers that are looked at in one pass: none waits long for the others' looks.
+const MOST_LOOKS: usize = 32;
+
+/// While a run goes first, there may be room for those in trouble after this.
+const AFTER_THE_RUN: Duration = Duration::from_secs(1);
+
 /// Accounts due at one moment that are remembered.
 const MOST_SEEN: u32 = 4 * PAGE;
 
@@ -61,7 +67,13 @@ impl Due {
         Self { parts, looks: Looks::default(), rounds: BTreeMap::new(), full: BTreeSet::new() }
     }
 
-    pub(super) async fn step(&mut self, room: &mut Room) -> Result<Next, PlanError> {
+    /// Makes jobs of what is due. `run_follows`: a refresh-all's accounts come before those that are
+    /// in trouble.
+    pub(super) async fn step(
+        &mut self,
+        room: &mut Room,
+        run_follows: bool,
+    ) -> Result<Next, PlanError> {
         if self.looks.is_stale() {
             self.looks.list(looks::servers(&self.parts.store).await?);
         }
@@ -77,8 +89,13 @@ impl Due {
             room.wants(service.as_str(), true);
         }
         let mut next = Next::After(AT_THE_LATEST);
-        for service in self.looks.ready() {
-            match self.look(&service, room).await? {
+        let mut ready = self.looks.ready();
+        if ready.len() > MOST_LOOKS {
+            ready.truncate(MOST_LOOKS);
+            next = Next::Now;
+        }
+        for service in ready {
+            match self.look(&service, room, run_follows).await? {
                 Looked::All(wait) => {
                     self.full.remove(&service);
                     room.wants(service.as_str(), false);
@@ -112,7 +129,12 @@ impl Due {
     }
 
     /// Makes jobs of what is due at one server, as far as there is room.
-    async fn look(&mut self, service: &ServiceUrl, room: &mut Room) -> Result<Looked, PlanError> {
+    async fn look(
+        &mut self,
+        service: &ServiceUrl,
+        room: &mut Room,
+        run_follows: bool,
+    ) -> Result<Looked, PlanError> {
         let round = self.rounds.remove(service).filter(|round| !round.is_over());
         if self.full.contains(service) && room.left(service.as_str()) == 0 {
             self.rounds.extend(round.map(|round| (service.clone(), round)));
@@ -138,6 +160,10 @@ impl Due {
         let mut all = true;
         let mut wait = AT_THE_LATEST.saturating_sub(round.began.elapsed());
         for (active, place) in [(true, &mut round.active), (false, &mut round.troubled)] {
+            if run_follows && !active {
+                wait = wait.min(AFTER_THE_RUN);
+                continue;
+            }
             let whose = Whose { active: Some(active), failed };
             if self.make_jobs(service, whose, (place, now), room).await? {
                 let times = (place.at, now);

@@ -58,10 +58,12 @@ impl Looks {
         self.servers.len() > 1
     }
 
-    /// The servers whose time has come.
+    /// The servers whose time has come, the one that has waited longest first.
     pub fn ready(&self) -> Vec<ServiceUrl> {
         let now = Instant::now();
-        self.servers.iter().filter(|(_, at)| **at <= now).map(|(it, _)| it.clone()).collect()
+        let mut ready: Vec<_> = self.servers.iter().filter(|(_, at)| **at <= now).collect();
+        ready.sort_by_key(|(_, at)| **at);
+        ready.into_iter().map(|(service, _)| service.clone()).collect()
     }
 
     /// Says when `service` is looked at again, as far as that is neither too soon nor too late.

@@ -48,6 +48,9 @@ const IDLE: Duration = Duration::from_secs(10);
 /// How long a pass may go on after `stop`.
 const LAST_PASS: Duration = Duration::from_secs(2);
 
+/// A refresh-all has the first word in one pass of so many.
+const RUNS_SHARE: u64 = 10;
+
 /// Servers that are looked after.
 const MOST_SERVERS: u32 = 100_000;
 
@@ -104,6 +107,8 @@ pub struct Planner {
     room: Room,
     walk: Walk,
     due: Due,
+    /// How many there were while a run was under way.
+    passes: u64,
     measured: Instant,
     held_up: Trouble,
 }
@@ -112,7 +117,8 @@ impl Planner {
     /// A planner over the given parts.
     pub fn new(parts: Parts) -> Self {
         Self {
-            room: Room::new(parts.budget.limit()),
+            room: Room::new(None),
+            passes: 0,
             walk: Walk::new(parts.clone()),
             due: Due::new(parts.clone()),
             parts,
@@ -172,6 +178,7 @@ impl Planner {
         let held = self.parts.queue.metered().await?;
         let since = self.measured.elapsed();
         self.measured = Instant::now();
+        self.room.usually(self.parts.budget.usual_rate());
         self.room.measure(held, slots, since);
         for service in self.room.known() {
             let allowed = self.allowed(&service);
@@ -179,19 +186,37 @@ impl Planner {
         }
         self.room.trip(self.parts.budget.open());
         self.room.share(self.due.knows_many());
+        // Of either an error holds up nothing of the other.
+        let (walk, due) = if self.is_the_runs_turn() {
+            let walk = self.walk_on().await;
+            (walk, self.due.step(&mut self.room, false).await)
+        } else {
+            let due = self.due.step(&mut self.room, self.walk.knows_servers()).await;
+            (self.walk_on().await, due)
+        };
+        Ok(walk?.min(due?))
+    }
+
+    /// Whether what is left of the budgets is a refresh-all's first: what is due comes before it, or
+    /// it would lapse meanwhile, but a run goes on also where more is due than can be served.
+    fn is_the_runs_turn(&mut self) -> bool {
+        self.passes += u64::from(self.walk.knows_servers());
+        self.parts.lead.is_none() || self.passes.is_multiple_of(RUNS_SHARE)
+    }
+
+    async fn walk_on(&mut self) -> Result<Next, PlanError> {
         let knew_servers = self.walk.knows_servers();
-        let walk = self.walk.step(&mut self.room).await?;
+        let next = self.walk.step(&mut self.room).await?;
         if !knew_servers && self.walk.knows_servers() {
             self.due.list_again();
         }
-        let due = self.due.step(&mut self.room).await?;
-        Ok(walk.min(due))
+        Ok(next)
     }
 
     fn allowed(&self, service: &str) -> Allowed {
         let budget = &self.parts.budget;
         let Ok(service) = service.parse() else {
-            return Allowed { per_second: budget.limit(), latency: Duration::ZERO };
+            return Allowed { per_second: budget.usual_rate(), latency: Duration::ZERO };
         };
         Allowed { per_second: budget.rate(&service), latency: budget.latency(&service) }
     }

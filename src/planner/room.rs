@@ -46,7 +46,7 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// `per_second` is `PDS_RATE_LIMIT`, `None` when it is off.
+    /// `per_second` is what a server may be sent that nothing is known of; `None`: no limit.
     pub(super) fn new(per_second: Option<f64>) -> Self {
         Self {
             usual: Allowed { per_second, latency: Duration::ZERO },
@@ -60,6 +60,11 @@ impl Room {
             open: BTreeSet::new(),
             shared: false,
         }
+    }
+
+    /// Says what a server may be sent that nothing is known of.
+    pub(super) fn usually(&mut self, per_second: Option<f64>) {
+        self.usual.per_second = per_second;
     }
 
     /// Begins a pass: `held` is what the queue holds per server now, `slots` the slots of all

@@ -1,5 +1,6 @@
 //! The heartbeat: an instance whose key is gone is dead, and the leader puts its jobs back.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ const EVERY: Duration = Duration::from_secs(3);
 const LEADS_FOR: Duration = Duration::from_secs(7);
 
 /// This instance among the others.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Leadership {
     /// Whether it is the one that plans. At most one is, but for seconds around an outage.
     pub leader: bool,
@@ -25,6 +26,8 @@ pub struct Leadership {
     pub unknown: bool,
     /// The slots of all live instances.
     pub slots: u64,
+    /// How many live instances are behind each egress address.
+    pub egresses: BTreeMap<String, u32>,
 }
 
 /// What comes and goes by the millisecond is not asked as often.
@@ -59,8 +62,9 @@ pub(super) async fn beat(queue: Arc<Inner>) {
 
 fn step_down(queue: &Inner) {
     queue.leadership.send_if_modified(|it| {
-        let now = Leadership { leader: false, unknown: true, ..*it };
-        std::mem::replace(it, now) != now
+        let changes = it.leader || !it.unknown;
+        (it.leader, it.unknown) = (false, true);
+        changes
     });
 }
 
@@ -74,8 +78,8 @@ async fn outage(health: &mut watch::Receiver<Health>) {
 /// One sign of life. Takes or keeps the leadership, and learns of the others.
 async fn beat_once(queue: &Inner) -> Result<(), QueueError> {
     let mut call = queue.scripts.beat.prepare_invoke();
-    call.key(queue.keys.prefix()).arg(&queue.instance).arg(queue.slots);
-    let (leader, slots, back): (u8, u64, u64) = queue.invoke(&call).await?;
+    call.key(queue.keys.prefix()).arg(&queue.instance).arg(&queue.sign);
+    let (leader, slots, back, signs): (u8, u64, u64, Vec<String>) = queue.invoke(&call).await?;
     if back > 0 {
         tracing::warn!(
             event = "queue.recovered",
@@ -83,7 +87,15 @@ async fn beat_once(queue: &Inner) -> Result<(), QueueError> {
             "put back the jobs of an instance that is gone"
         );
     }
-    let now = Leadership { leader: leader == 1, unknown: false, slots };
-    queue.leadership.send_if_modified(|before| std::mem::replace(before, now) != now);
+    let mut egresses = BTreeMap::new();
+    for egress_id in signs {
+        *egresses.entry(egress_id).or_default() += 1;
+    }
+    let now = Leadership { leader: leader == 1, unknown: false, slots, egresses };
+    queue.leadership.send_if_modified(|before| {
+        let changes = *before != now;
+        *before = now;
+        changes
+    });
     Ok(())
 }

@@ -34,7 +34,7 @@ impl Queue {
         // No reclaim in between may take the new entry for one that nobody has in hand.
         let _no_reclaim = queue.leasing.read().await;
         let mut call = queue.scripts.lease.prepare_invoke();
-        call.key(queue.keys.prefix()).arg(&queue.instance).arg(queue.slots);
+        call.key(queue.keys.prefix()).arg(&queue.instance).arg(&queue.sign);
         call.arg(new.account.to_string());
         call.arg(new.run.as_ref().map_or("", RunId::as_str));
         call.arg(u8::from(new.watched)).arg(new.payload());

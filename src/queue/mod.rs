@@ -62,6 +62,15 @@ pub enum QueueError {
     Ended,
 }
 
+/// A process among all that share a queue.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    /// Its own name.
+    pub name: String,
+    /// `EGRESS_ID`: what the address behind which it calls is known by.
+    pub egress_id: String,
+}
+
 /// The queue of one deployment, as seen by one instance. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Queue(Arc<Inner>);
@@ -71,6 +80,8 @@ struct Inner {
     link: Link,
     keys: Keys,
     instance: String,
+    /// What its sign of life says.
+    sign: String,
     slots: usize,
     scripts: scripts::Scripts,
     held: held::Held,
@@ -82,14 +93,17 @@ struct Inner {
 }
 
 impl Queue {
-    /// The queue behind `link`. `instance` is this process's own name among all that share it;
-    /// `slots` is how many jobs it works on at once, if it [runs](Queue::run).
-    pub fn new(link: Link, keys: Keys, instance: impl Into<String>, slots: usize) -> Self {
+    /// The queue behind `link`, as `instance` sees it. `slots` is how many jobs that works on at
+    /// once, if it [runs](Queue::run).
+    pub fn new(link: Link, keys: Keys, instance: Instance, slots: usize) -> Self {
+        let Instance { name, egress_id } = instance;
+        let slots = slots.max(1);
         Self(Arc::new(Inner {
             link,
             keys,
-            instance: instance.into(),
-            slots: slots.max(1),
+            instance: name,
+            sign: format!("{slots} {egress_id}"),
+            slots,
             scripts: scripts::Scripts::new(),
             held: held::Held::default(),
             leasing: RwLock::default(),

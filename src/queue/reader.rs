@@ -29,6 +29,10 @@ pub(super) struct Reader {
     /// Has room for as many as there are slots.
     pub(super) jobs: mpsc::Sender<Delivery>,
     pub(super) acks: mpsc::Sender<Ack>,
+    /// Jobs of the lower lanes that are taken at once, where several addresses share the work: each
+    /// has a budget of its own, so that none is to have all of what was just made. It grows while
+    /// there are more.
+    pub(super) handful: usize,
 }
 
 /// What one look into the lanes found: (lane, entry, job id, payload), and the last ids.
@@ -36,7 +40,7 @@ type Fetched = (Vec<(u8, String, String, String)>, Vec<String>);
 
 impl Reader {
     /// Takes jobs until it is dropped, or nobody wants them any more.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut watch = Watch::new(Arc::clone(&self.queue));
         let mut wait = RETRY_FIRST;
         // The process that had our name before us may have left jobs behind.
@@ -57,7 +61,7 @@ impl Reader {
     }
 
     async fn turn(
-        &self,
+        &mut self,
         watch: &mut Watch,
         reclaimed: &mut Option<Instant>,
     ) -> Result<(), QueueError> {
@@ -65,10 +69,15 @@ impl Reader {
             reclaim(&self.queue, false).await?;
             *reclaimed = Some(Instant::now());
         }
-        let free = self.slots.free();
+        let mut free = self.slots.free();
         if free.all == 0 {
             self.slots.freed().await;
             return Ok(());
+        }
+        let is_shared = self.queue.leadership.borrow().egresses.len() > 1;
+        let is_handful = is_shared && self.handful < free.low;
+        if is_handful {
+            free.low = self.handful;
         }
         let (jobs, seen) = self.fetch(free).await?;
         let low = jobs.iter().filter(|(lane, ..)| *lane != Lane::Manual.number()).count();
@@ -79,6 +88,11 @@ impl Reader {
             return Ok(());
         }
         watch.saw(seen);
+        if is_handful && low == free.low {
+            self.handful *= 2;
+            return Ok(());
+        }
+        self.handful = 1;
         if low < free.low {
             return watch.news().await.map_err(|error| self.queue.failed(&error));
         }
@@ -92,7 +106,7 @@ impl Reader {
     async fn fetch(&self, free: Free) -> Result<Fetched, QueueError> {
         let mut call = self.queue.scripts.fetch.prepare_invoke();
         call.key(self.queue.keys.prefix()).arg(&self.queue.instance);
-        call.arg(self.queue.slots).arg(free.all).arg(free.low);
+        call.arg(&self.queue.sign).arg(free.all).arg(free.low);
         self.queue.invoke(&call).await
     }
 

@@ -70,6 +70,7 @@ impl Queue {
             slots: Slots::new(queue.slots),
             jobs,
             acks: acks.clone(),
+            handful: 1,
         };
         let read = part(tracker, &ending, &ending, reader.run());
 

@@ -38,6 +38,8 @@ pub struct Depth {
     pub instances: u64,
     /// Their slots together.
     pub slots: u64,
+    /// Behind how many egress addresses they are.
+    pub addresses: u64,
 }
 
 /// How much there is to do in one lane.
@@ -81,17 +83,20 @@ impl Queue {
     pub async fn depth(&self) -> Result<Depth, QueueError> {
         let mut call = self.0.scripts.depth.prepare_invoke();
         let numbers: Vec<u64> = self.0.invoke(call.key(self.0.keys.prefix())).await?;
-        let (lanes, rest) = numbers.as_chunks::<3>();
+        let (lanes, rest) = numbers
+            .split_at_checked(3 * Lane::ALL.len())
+            .map(|(lanes, rest)| (lanes.as_chunks::<3>().0, rest))
+            .ok_or(QueueError::Answer)?;
         let lane = |&[waiting, running, oldest]: &[u64; 3]| LaneDepth {
             waiting,
             running,
             oldest: Duration::from_millis(oldest),
         };
-        let &[instances, slots] = rest else {
+        let &[instances, slots, addresses] = rest else {
             return Err(QueueError::Answer);
         };
         let lanes = Lane::ALL.into_iter().zip(lanes.iter().map(lane)).collect();
-        Ok(Depth { lanes, instances, slots })
+        Ok(Depth { lanes, instances, slots, addresses })
     }
 
     /// Scheduled jobs (all but the manual lane's) that wait or run, by server.

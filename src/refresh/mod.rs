@@ -22,6 +22,7 @@ use crate::domain::answer::Answer;
 use crate::domain::attempt::{Action, Attempt, Event, Hearing, Report, Save};
 use crate::domain::backoff;
 use crate::domain::brake::{self, Brake};
+use crate::domain::breaker::Sign;
 use crate::domain::decide::Policy;
 use crate::domain::identity::{AccountId, ServiceUrl};
 use crate::domain::moment::Moment;
@@ -147,6 +148,8 @@ impl Refresher {
         answered: Answered<'_>,
     ) -> Report {
         let Parts { clock, journal, routing, policy, .. } = &self.parts;
+        // A closure of its server's budget that other instances do not know of yet.
+        let mut untold = None;
         let (mut attempt, mut action) =
             Attempt::begin(*policy, routing, account, generation, pending);
         loop {
@@ -155,11 +158,12 @@ impl Refresher {
                 Action::Spend(service) => self.spend(&service).await,
                 Action::Intend(intent) => self.intend(&intent).await,
                 Action::Call(service, token) => {
-                    let answer = self.call(&service, &token).await;
+                    let (answer, closed) = self.call(account, &service, &token).await;
                     answered();
                     if attempt.is_kept_alive() && !matches!(answer, Answer::Unreachable { .. }) {
                         self.tally.answered(&service, brake::minute(clock.now()));
                     }
+                    untold = closed.map(|wait| (service, wait));
                     Event::Answered(answer)
                 }
                 Action::Keep(session) => {
@@ -187,6 +191,17 @@ impl Refresher {
                 }
             };
             action = attempt.step(event, clock.now(), rand::random());
+            self.tell_closed(&mut untold, &action).await;
+        }
+    }
+
+    /// Tells the other instances of a closure. A pair does not wait for Redis before it is in the
+    /// journal.
+    async fn tell_closed(&self, untold: &mut Option<(ServiceUrl, Duration)>, next: &Action) {
+        if !matches!(next, Action::Keep(_))
+            && let Some((service, wait)) = untold.take()
+        {
+            self.parts.budget.tell_closed(&service, wait).await;
         }
     }
 
@@ -218,15 +233,21 @@ impl Refresher {
 
     /// Waits until the intent is on stable storage and an answer could be stored.
     async fn intend(&self, intent: &Intent) -> Event {
+        let Parts { journal, clock, .. } = &self.parts;
         let mut unsaved = self.unsaved.subscribe();
-        let mut health = self.parts.journal.health();
+        let mut health = journal.health();
+        // One that takes the place of an entry takes no more room: were it to wait for some, a
+        // journal that is full of calls would stay so.
+        let is_new = journal.pending(intent.account).is_none();
         loop {
             // Without a sender the journal is closed, and says so below.
             let _none = unsaved.wait_for(|unsaved| *unsaved == 0).await.map(drop);
-            let _usable = health.wait_for(Result::is_ok).await.map(drop);
+            if is_new {
+                let _usable = health.wait_for(Result::is_ok).await.map(drop);
+            }
             // That may have taken hours, and an entry ends by its age.
-            let intent = Intent { at: self.parts.clock.now(), ..intent.clone() };
-            match self.parts.journal.intend(&intent).await {
+            let intent = Intent { at: clock.now(), ..intent.clone() };
+            match journal.intend(&intent).await {
                 Ok(()) => return Event::Intended,
                 Err(error) => {
                     tracing::debug!(event = "journal", account = %intent.account, "no call is made: {error}");
@@ -236,7 +257,13 @@ impl Refresher {
         }
     }
 
-    async fn call(&self, service: &ServiceUrl, token: &RefreshJwt) -> Answer {
+    /// The answer, and for how long it closed the server's budget, if that is news.
+    async fn call(
+        &self,
+        account: AccountId,
+        service: &ServiceUrl,
+        token: &RefreshJwt,
+    ) -> (Answer, Option<Duration>) {
         let Parts { pds, budget, .. } = &self.parts;
         let begun = Instant::now();
         let reply = pds.refresh_session(service, token).await;
@@ -252,12 +279,14 @@ impl Refresher {
         match &reply.answer {
             // Neither a sign of life nor of trouble.
             Answer::RateLimited(_) => {}
-            _ => budget.heard(service, reply.alive),
+            Answer::Unreachable { .. } if reply.alive => {
+                budget.heard(service, Sign::Useless(account));
+            }
+            Answer::Unreachable { .. } => budget.heard(service, Sign::Silent),
+            _ => budget.heard(service, Sign::Usable),
         }
-        if let Some(wait) = closure(&reply) {
-            budget.close(service, wait).await;
-        }
-        reply.answer
+        let closed = closure(&reply).filter(|wait| budget.close(service, *wait));
+        (reply.answer, closed)
     }
 
     /// Notes a permanent answer, and learns whether the server is suspect.
@@ -339,7 +368,8 @@ impl Refresher {
                 event = "mongo.refused",
                 %account,
                 attempt = *failures,
-                "MongoDB refuses what account {account} needs: {error}"
+                "MongoDB refuses what account {account} needs ({error}): see to its document and to the \
+                 collection's rules; a new pair stays in the journal and is written when that is mended"
             );
         } else {
             tracing::debug!(event = "mongo.retry", %account, attempt = *failures, "trying again");
@@ -369,7 +399,7 @@ impl Drop for Held<'_> {
 /// How long a server wants to be left alone, by its own word.
 fn closure(reply: &Reply) -> Option<Duration> {
     match reply.answer {
-        Answer::RateLimited(wait) => wait,
+        Answer::RateLimited(wait) => Some(wait),
         _ if reply.limits.remaining == Some(0) => reply.limits.wait(),
         _ => None,
     }

@@ -167,8 +167,9 @@ fn is(error: &mongodb::error::Error, codes: &[i32]) -> bool {
     write_code(error).is_some_and(|code| codes.contains(&code))
 }
 
-/// Every write of ours sets one of these, and nobody else sets any.
-const OURS: [&str; 2] = ["tokenRefresh.attemptedAt", "tokenRefresh.service"];
+/// Every write of ours sets one of these, and nobody else sets any. The first write to a document
+/// makes the whole subdocument.
+const OURS: [&str; 3] = ["tokenRefresh.attemptedAt", "tokenRefresh.service", "tokenRefresh"];
 
 /// What an appraisal looks at.
 const LOOKED_AT: [&str; 6] =

@@ -30,6 +30,10 @@ pub enum StoreError {
     /// majority is not reached yet: a write may have happened, and is to be repeated as it was.
     #[error("MongoDB gave no answer ({0}); a write may have happened and has to be repeated")]
     Unanswered(String),
+    /// The whole database takes no writes for now; of some that went together, a few may have been
+    /// carried out.
+    #[error("MongoDB takes no writes ({0}); see to its disk, or lift the block on writes")]
+    Closed(String),
     /// The server understood and said no. Nothing was written.
     #[error("MongoDB refused a command ({0})")]
     Refused(String),
@@ -38,7 +42,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether a write that ended so may have happened all the same.
     pub fn may_have_written(&self) -> bool {
-        matches!(self, Self::Unanswered(_))
+        matches!(self, Self::Unanswered(_) | Self::Closed(_))
     }
 
     /// The call was dropped half-way, by a panic or the end of the process.
@@ -46,9 +50,9 @@ impl StoreError {
         Self::Unanswered("it was broken off".to_owned())
     }
 
-    /// Whether the same call can succeed later without anybody doing something.
+    /// Whether the same call can succeed later as it is: no document is to blame.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Unanswered(_))
+        matches!(self, Self::Unreachable(_) | Self::Unanswered(_) | Self::Closed(_))
     }
 }
 
@@ -60,6 +64,9 @@ const BAD_LOGIN: [i32; 2] = [18, 8_000];
 /// through (driver specification "Server Discovery and Monitoring", and `MaxTimeMSExpired`).
 const INTERRUPTED: [i32; 12] =
     [10_107, 13_435, 10_058, 11_600, 11_602, 13_436, 189, 91, 50, 262, 64, 100];
+
+/// `UserWritesBlocked` and `OutOfDiskSpace`.
+const NO_WRITES: [i32; 2] = [371, 14_031];
 
 /// `PathNotViable`: a dotted path leads through something that is no document.
 pub(super) const PATH_NOT_VIABLE: i32 = 28;
@@ -132,6 +139,8 @@ fn command(error: &CommandError) -> StoreError {
 pub(super) fn failed(code: i32, name: &str, message: &str) -> StoreError {
     if INTERRUPTED.contains(&code) {
         StoreError::Unanswered(format!("error {code} {name}").trim_end().to_owned())
+    } else if NO_WRITES.contains(&code) {
+        StoreError::Closed(said(code, message))
     } else {
         StoreError::Refused(said(code, message))
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use refreshd::budget::{Budget, Grant, LONGEST_WAIT};
+use refreshd::domain::breaker::Sign;
 use refreshd::domain::identity::ServiceUrl;
 
 use super::harness::redis::RedisServer;
@@ -66,8 +67,8 @@ async fn a_server_that_closes_is_closed_for_everybody() {
         assert_eq!(other.closed_for(&service).await, None);
         assert_eq!(one.take(&service).await, Grant::After(Duration::ZERO));
 
-        one.close(&service, Duration::from_mins(5)).await;
-        one.close(&service, Duration::from_secs(1)).await;
+        close(&one, &service, Duration::from_mins(5)).await;
+        assert!(!one.close(&service, Duration::from_secs(1)), "it is closed for longer");
         assert!(matches!(one.take(&service).await, Grant::Denied(wait) if wait.as_secs() > 290));
         let seen = other.closed_for(&service).await.unwrap();
         assert!((290..=300).contains(&seen.as_secs()), "{seen:?}");
@@ -80,11 +81,48 @@ async fn a_server_that_closes_is_closed_for_everybody() {
     }
 }
 
+/// A job goes to whoever is free: one whose address may not call would put off the others' jobs.
+#[tokio::test]
+async fn a_server_that_closes_to_one_address_is_closed_to_all_that_are_known() {
+    let redis = RedisServer::start().await;
+    let (one, other, service) =
+        (budget(&redis, "a", Some(10.0)), budget(&redis, "b", Some(10.0)), server("one"));
+    close(&one, &service, Duration::from_mins(5)).await;
+    assert_eq!(other.closed_for(&service).await, None);
+    other.shared_by([("a".to_owned(), 1), ("b".to_owned(), 1)].into());
+    let seen = other.closed_for(&service).await.unwrap();
+    assert!((290..=300).contains(&seen.as_secs()), "{seen:?}");
+    assert_eq!(other.rate(&service), Some(20.0), "each address has a budget of its own");
+    assert_eq!(other.allowed(&service), Some(20.0));
+}
+
+/// As when a server has told one instance that little is left, and the other nothing yet.
+#[tokio::test]
+async fn who_spends_faster_takes_no_turn_that_another_has_reserved() {
+    let redis = RedisServer::start().await;
+    let (slow, fast, service) =
+        (budget(&redis, "a", Some(1.0)), budget(&redis, "a", Some(8.0)), server("one"));
+    assert_eq!(spend(&slow, &service).await.0.len(), 2);
+    assert!(matches!(fast.take(&service).await, Grant::Denied(_)));
+}
+
+/// `PDS_RATE_LIMIT=off`: what the server says is the law all the same.
+#[tokio::test]
+async fn without_a_rate_of_ours_the_servers_own_holds() {
+    let redis = RedisServer::start().await;
+    let (budget, service) = (budget(&redis, "a", None), server("one"));
+    budget.told(&service, 100, Duration::from_secs(50));
+    assert_eq!(budget.rate(&service), Some(2.0));
+    let (waits, _denied) = spend(&budget, &service).await;
+    assert!((2..=4).contains(&waits.len()), "{waits:?}");
+    assert_eq!(budget.take(&server("two")).await, Grant::After(Duration::ZERO));
+}
+
 #[tokio::test]
 async fn a_server_is_not_closed_for_longer_than_a_day() {
     let redis = RedisServer::start().await;
     let budget = budget(&redis, "a", None);
-    budget.close(&server("one"), Duration::from_hours(1_000_000)).await;
+    close(&budget, &server("one"), Duration::from_hours(1_000_000)).await;
     let wait = budget.closed_for(&server("one")).await.unwrap();
     assert!(wait <= Duration::from_hours(24), "{wait:?}");
 }
@@ -111,13 +149,21 @@ async fn while_redis_is_away_calls_go_on_at_half_the_pace() {
     assert!(waits.windows(2).all(|two| two[0] < two[1]), "{waits:?}");
     assert!(denied > LONGEST_WAIT, "{denied:?}");
     assert_eq!(budget.take(&server("two")).await, Grant::After(Duration::ZERO));
+    assert_eq!(budget.apart(&server("two")), Some(Duration::from_millis(250)), "of two at least");
+    budget.shared_by([("a".to_owned(), 4), ("b".to_owned(), 9)].into());
+    assert_eq!(budget.apart(&server("two")), Some(Duration::from_millis(500)), "an even share");
+}
+
+async fn close(budget: &Budget, service: &ServiceUrl, wait: Duration) {
+    assert!(budget.close(service, wait), "that is news");
+    budget.tell_closed(service, wait).await;
 }
 
 /// Fails until the breaker opens.
 fn trip(budget: &Budget, service: &ServiceUrl) {
     for _ in 0..5 {
         assert_eq!(budget.open_for(service), None);
-        budget.heard(service, false);
+        budget.heard(service, Sign::Silent);
     }
 }
 
@@ -128,7 +174,7 @@ async fn a_server_that_does_not_answer_is_probed_by_one_call_at_a_time() {
         let budget = budget(&redis, "a", per_second);
         let (dead, well) = (server("dead"), server("well"));
         trip(&budget, &dead);
-        budget.heard(&well, true);
+        budget.heard(&well, Sign::Usable);
         let wait = budget.open_for(&dead).unwrap();
         assert!(wait > Duration::from_millis(400) && wait <= Duration::from_secs(1), "{wait:?}");
         assert!(matches!(budget.take(&dead).await, Grant::Open(left) if left <= wait));
@@ -141,9 +187,9 @@ async fn a_server_that_does_not_answer_is_probed_by_one_call_at_a_time() {
         let many = futures::future::join_all((0..50).map(|_| budget.take(&dead))).await;
         let granted = many.iter().filter(|it| matches!(it, Grant::After(_))).count();
         assert_eq!(granted, 1, "{many:?}");
-        budget.heard(&dead, false);
+        budget.heard(&dead, Sign::Silent);
         assert!(budget.open_for(&dead).unwrap() > Duration::from_millis(900), "it doubles");
-        budget.heard(&dead, true);
+        budget.heard(&dead, Sign::Usable);
         assert_eq!((budget.open_for(&dead), budget.open().len()), (None, 0));
         assert!(matches!(budget.take(&dead).await, Grant::After(_)));
     }
@@ -155,7 +201,7 @@ async fn a_probe_that_the_budget_denies_is_not_lost() {
     let (budget, service) = (budget(&redis, "a", None), server("one"));
     trip(&budget, &service);
     // Closed for well longer than a busy machine sleeps over the breaker's first second.
-    budget.close(&service, Duration::from_secs(8)).await;
+    close(&budget, &service, Duration::from_secs(8)).await;
     while let Some(wait) = budget.open_for(&service).filter(|wait| !wait.is_zero()) {
         tokio::time::sleep(wait).await;
     }

@@ -14,7 +14,7 @@ use refreshd::events::{PostSyncs, RequestCounts};
 use refreshd::http::{Api, router, serve};
 use refreshd::journal::Journal;
 use refreshd::link::Link;
-use refreshd::queue::{Finished, Job, Keys, Queue};
+use refreshd::queue::{Finished, Instance, Job, Keys, Queue};
 use refreshd::store::{Counts, Failure, Store, StoreConfig};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -65,7 +65,8 @@ impl Stage {
         let store = Store::connect(&config).await.unwrap();
         store.ensure_indexes().await.unwrap();
         let link: Link = world.redis.link();
-        let queue = Queue::new(link.clone(), Keys::new("t", "app", "socialaccounts"), "i", 4);
+        let instance = Instance { name: "i".to_owned(), egress_id: "here".to_owned() };
+        let queue = Queue::new(link.clone(), Keys::new("t", "app", "socialaccounts"), instance, 4);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(link.clone().keep(stop.clone()));
         let clock = Clock::manual("2026-11-22T00:00:00Z".parse().unwrap());

@@ -200,6 +200,11 @@ async fn a_dead_instances_journal_is_adopted() {
     assert!(stage.is_current(&stored.0).await && stage.is_current(&asked.0).await);
     let (good, _, said) = list(&stage, &["--adopt", "/nowhere"]).await;
     assert!(!good && said.contains("/nowhere"), "{said}");
+    let other = TempDir::new().expect("a folder");
+    let path = other.path().display().to_string();
+    let (good, _, said) = list(&stage, &["--adopt", &path]).await;
+    assert!(!good && said.contains("there is no journal in"), "{said}");
+    assert_eq!(std::fs::read_dir(other.path()).expect("a folder").count(), 0, "nor is one made");
 }
 
 #[tokio::test]
@@ -309,16 +314,14 @@ async fn on_a_full_disk_no_refresh_is_sent_until_there_is_room() {
     .await;
     assert_eq!(stage.pds.calls(&session.did), 0, "nothing is sent");
 
-    stage.pds.recover();
     std::fs::remove_file(&filler).expect("room");
     assert_eq!(daemon.job(&job).await["outcome"], "refreshed");
     assert!(stage.is_current(&id).await);
     assert_eq!(daemon.get("/readyz").await.0, 200);
 }
 
-/// Leaves calls without an answer in the journal until it takes no more.
+/// Refreshes accounts until the journal takes no more.
 async fn fill_journal(stage: &Stage, daemon: &Daemon) {
-    stage.pds.fail_next(1_000_000, &Fault::answer(500, "{}"));
     let sessions = stage.pds.create(6_000);
     let documents = sessions.iter().map(|it| login(&it.did, &it.handle, &it.access, &it.refresh));
     stage.world.accounts().insert_many(documents).await.expect("an insert");

@@ -130,13 +130,23 @@ async fn a_server_that_is_gone_fails_its_own_accounts_only() {
     assert_nobody_is_blamed(&world).await;
 }
 
+/// What stands before a dead server says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_server_with_many_accounts_is_hardly_called_and_heals_by_itself() {
+    hardly_called(&Fault::html(502)).await;
+}
+
+/// It answers, and nobody can make anything of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_broken_for_all_is_hardly_called_and_heals_by_itself() {
+    hardly_called(&Fault::answer(500, r#"{"error":"InternalServerError"}"#)).await;
+}
+
+async fn hardly_called(fault: &Fault) {
     let (world, dead, good, daemon) = stage(&[]).await;
     let lost = Fleet::of(&world, &dead, 500).await;
     let fleet = Fleet::of(&world, &good, 50).await;
-    // What stands before a dead server says.
-    dead.fail_next(100_000, &Fault::html(502));
+    dead.fail_next(100_000, fault);
 
     let begun = Instant::now();
     let run = daemon.refresh_all().await;

@@ -18,6 +18,7 @@ use crate::domain::appraisal::Appraisal;
 use crate::domain::attempt::Expected;
 use crate::domain::forecast::Fleet;
 use crate::domain::identity::AccountId;
+use crate::domain::number::to_f64;
 use crate::journal::{Journal, JournalError, Opened};
 use crate::lifecycle::Exit;
 use crate::store::{Appraised, StoreError};
@@ -210,6 +211,9 @@ async fn budget(config: &Config, services: &Services, found: &mut Findings) -> i
     let Some(per_second) = config.pds.per_second else {
         return found.odd("capacity", "PDS_RATE_LIMIT is off: only the servers' own limits hold");
     };
+    // Each address of the instances that run now has a budget of its own; Redis was checked before.
+    let addresses = services.queue.depth().await.map_or(1, |depth| depth.addresses.max(1));
+    let per_second = per_second * to_f64(addresses);
     let short = capacity::shortages(&fleets, lead, |_service| Some(per_second));
     for shortage in &short {
         found.odd("capacity", shortage.sentence())?;

@@ -99,7 +99,7 @@ impl<'a> Attempt<'a> {
             Event::Granted => self.intend(now),
             Event::Denied(wait) => {
                 self.past_grace(now);
-                self.decide(Answer::RateLimited(Some(wait)), (now, draw))
+                self.decide(Answer::RateLimited(wait), (now, draw))
             }
             Event::OutOfReach(wait) => {
                 self.past_grace(now);

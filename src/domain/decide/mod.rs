@@ -142,7 +142,7 @@ pub fn decide(
             case.trouble(Outcome::TakenDown, message(Outcome::TakenDown).to_owned(), None)
         }
         Answer::RateLimited(wait) => case.rate_limited(wait),
-        Answer::Unreachable { why, .. } => case.silence(Outcome::Unreachable, why),
+        Answer::Unreachable { why, may_have_spent } => case.silence(why, may_have_spent),
     }
 }
 
@@ -350,7 +350,7 @@ impl Case<'_> {
 
     /// Nothing was learnt. Only an active account's count is climbed by that: a lost reply has to
     /// be asked for again well within the server's grace, so no ladder of hours or days applies.
-    fn silence(&self, outcome: Outcome, why: String) -> Decision {
+    fn silence(&self, why: String, may_have_spent: bool) -> Decision {
         let (failures, wait) = match self.account.status {
             // The count is the place on the probes' ladder.
             Status::Revoked | Status::Expired => (self.count(), self.slow()),
@@ -360,10 +360,11 @@ impl Case<'_> {
                 (failures, backoff::transient(failures, self.draw))
             }
         };
-        // By our clock the token's life is over. That condemns nothing, but is no cause for haste.
-        let over = self.account.refresh.expires_at() <= self.now;
+        // By our clock the token's life is over. That condemns nothing, but is no cause for haste,
+        // unless a call has to be repaired and it is the clock that is wrong.
+        let over = self.account.refresh.expires_at() <= self.now && !may_have_spent;
         let wait = if over { LONGEST_WAIT } else { wait };
-        Decision::note(self.stays(outcome, failures, Some(wait), why))
+        Decision::note(self.stays(Outcome::Unreachable, failures, Some(wait), why))
     }
 
     fn slow(&self) -> Duration {
@@ -372,11 +373,7 @@ impl Case<'_> {
 
     /// A time that was asked for costs no attempt: the server, or our budget for it, is busy with
     /// others.
-    fn rate_limited(&self, wait: Option<Duration>) -> Decision {
-        let Some(asked) = wait else {
-            let error = "the server refuses more calls for now, and does not say for how long";
-            return self.silence(Outcome::RateLimited, error.to_owned());
-        };
+    fn rate_limited(&self, asked: Duration) -> Decision {
         let wait = asked.min(backoff::LONGEST_RETRY_AFTER);
         let error =
             format!("the server has no room for this account before {} s from now", wait.as_secs());

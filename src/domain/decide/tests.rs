@@ -116,9 +116,9 @@ fn answers() -> Vec<(&'static str, Answer)> {
         ("invalid", permanent(Outcome::InvalidToken)),
         ("gone", permanent(Outcome::AccountGone)),
         ("taken down", Answer::TakenDown),
-        ("429, 30 s", Answer::RateLimited(Some(Duration::from_secs(30)))),
-        ("429", Answer::RateLimited(None)),
+        ("429, 30 s", Answer::RateLimited(Duration::from_secs(30))),
         ("silence", silence()),
+        ("unsent", Answer::Unreachable { why: "refused".to_owned(), may_have_spent: false }),
     ]
 }
 
@@ -301,7 +301,7 @@ fn any_answer() -> impl Strategy<Value = Answer> {
         Just(Duration::MAX),
     ];
     let named = (0..answers().len()).prop_map(|index| answers().swap_remove(index).1);
-    prop_oneof![named, wait.prop_map(|wait| Answer::RateLimited(Some(wait)))]
+    prop_oneof![named, wait.prop_map(Answer::RateLimited)]
 }
 
 proptest! {

@@ -188,6 +188,24 @@ async fn a_damaged_log_is_kept_and_replaced() {
     assert_eq!((all(&opened), opened.damage), (whole(), vec![]));
 }
 
+#[tokio::test]
+async fn a_torn_end_takes_no_damaged_logs_place() {
+    let dir = folder();
+    let (mut bytes, ends) = log();
+    for torn in [false, true, true, true, true] {
+        let at = if torn { ends[ends.len() - 2] } else { ends[3] } + 20;
+        bytes[at] ^= 1;
+        fs::write(dir.path().join("log"), &bytes).unwrap();
+        bytes[at] ^= 1;
+        let (journal, opened) = Journal::open(dir.path()).unwrap();
+        assert_eq!(opened.damage.len(), 1);
+        assert_eq!(opened.damage[0].what == Flaw::TornTail, torn);
+        journal.close().await;
+    }
+    assert_eq!(kept(dir.path()).len(), 1);
+    assert!(dir.path().join("log.torn").exists());
+}
+
 #[test]
 fn what_others_wrote_is_not_touched() {
     for text in ["something else\n", "refreshd journal 2\n\u{1}\u{2}", "\u{7f}ELF"] {

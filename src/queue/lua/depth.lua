@@ -1,5 +1,5 @@
 -- KEYS: prefix. Returns (waiting, running, age of the oldest entry in ms) per lane, then the live
--- instances and their slots.
+-- instances, their slots, and behind how many egress addresses they are.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -20,12 +20,16 @@ end
 answer[2] = answer[2] + redis.call('XLEN', lanes[0])
 answer[3] = math.max(answer[3], age(lanes[0]))
 
-local instances, slots = 0, 0
+local instances, slots, addresses, seen = 0, 0, 0, {}
 local consumers = redis.pcall('XINFO', 'CONSUMERS', lanes[1], 'workers')
 for _, consumer in ipairs(consumers.err and {} or consumers) do
   local alive = redis.call('GET', prefix..'alive:'..consumer[2])
-  if alive then instances, slots = instances + 1, slots + tonumber(alive) end
+  if alive then
+    local its, egress = string.match(alive, '^(%d+) (.*)$')
+    instances, slots = instances + 1, slots + tonumber(its)
+    if not seen[egress] then addresses, seen[egress] = addresses + 1, true end
+  end
 end
 local n = #answer
-answer[n + 1], answer[n + 2] = instances, slots
+answer[n + 1], answer[n + 2], answer[n + 3] = instances, slots, addresses
 return answer

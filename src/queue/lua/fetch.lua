@@ -1,9 +1,9 @@
 -- Takes jobs, lane by lane in order of precedence; creates what a wipe has removed. It never
 -- fails once it has taken something, for what is taken must reach the reader.
--- KEYS: prefix. ARGV: instance, slots, free slots, those of them that the lower lanes may take.
+-- KEYS: prefix. ARGV: instance, its sign of life, free slots, those of them that the lower lanes may take.
 -- Returns two lists: (lane, entry, job id, payload) per job, and, if slots stay free, the last
 -- id of each lane and of the nudges: what comes after them has not been seen.
-local me, slots = ARGV[1], ARGV[2]
+local me, sign = ARGV[1], ARGV[2]
 local free, low = tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local function read(key, most)
@@ -33,7 +33,7 @@ end
 if failed and #jobs == 0 then return failed end
 
 -- Whoever has jobs is alive, also when the key has just been wiped.
-if #jobs > 0 then redis.pcall('SET', prefix..'alive:'..me, slots, 'PX', 10000, 'NX') end
+if #jobs > 0 then redis.pcall('SET', prefix..'alive:'..me, sign, 'PX', 10000, 'NX') end
 
 local function last(key)
   if redis.call('EXISTS', key) == 0 then return '0-0' end

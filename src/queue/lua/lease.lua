@@ -1,8 +1,8 @@
 -- Takes an account's claim for this instance at once, past all lanes: with a job of its own, or
 -- with the one that waits. All or nothing.
--- KEYS: prefix. ARGV: instance, slots, account, run, watched 0/1, payload.
+-- KEYS: prefix. ARGV: instance, its sign of life, account, run, watched 0/1, payload.
 -- Returns (entry, job id, payload), or nothing: an instance has the account's job in hand.
-local me, slots = ARGV[1], ARGV[2]
+local me, sign = ARGV[1], ARGV[2]
 local account, run, watched, payload = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local held = claim_of(account, claims_of({account}))
 if held and held.found and not waits(held) then return {} end
@@ -31,5 +31,5 @@ end
 if joins then open(run, 1) end
 settle()
 -- Whoever leases is alive. Too short a life to be taken for a heartbeat's, which comes soon.
-redis.pcall('SET', prefix..'alive:'..me, slots, 'PX', 4000, 'NX')
+redis.pcall('SET', prefix..'alive:'..me, sign, 'PX', 4000, 'NX')
 return {entry, id, payload}

@@ -122,6 +122,17 @@ async fn a_write_concern_that_times_out_after_the_write() {
     assert!(stage.world.mongo.failed().await >= 20);
 }
 
+/// No document is to blame: nothing more is received that could only wait, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_takes_no_writes() {
+    let stage = Stage::set().await;
+    let run = Run::under_way(&stage.world, &stage.pds, &[]).await;
+    stage.world.mongo.fail(30, &["update"], doc! { "errorCode": 371 }).await;
+    run.held_up().await;
+    run.ends(&stage.world).await;
+    assert!(stage.world.mongo.failed().await >= 30);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_is_slow() {
     let stage = Stage::set().await;

@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
+use refreshd::journal::Journal;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::{SLOTS, SOME, Stage};
 use crate::harness::daemon::Daemon;
 use crate::harness::fleet::Fleet;
-use crate::harness::is_long;
 use crate::harness::mongo::Topology;
 use crate::harness::proxy::Proxy;
 use crate::harness::redis::{KEEPS_ALL, RedisServer};
+use crate::harness::scripted_pds::{Options, ScriptedPds};
+use crate::harness::world::{World, text};
+use crate::harness::{PATIENCE, eventually, is_long};
 
 /// How long Redis is away: longer than one reconnect, one command or one heartbeat may take.
 fn outage() -> Duration {
@@ -49,6 +53,37 @@ async fn a_restart_with_its_data_in_the_middle_of_a_run() {
     stage.world.redis.restart().await;
     let run = daemon.run(&id).await;
     assert_whole(&stage, &fleet, &run).await;
+}
+
+/// The answer says that nothing is left of the limit, which others are to be told, while Redis
+/// hangs: the pair is in the journal first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pair_does_not_wait_for_redis() {
+    let limit = Some((1, Duration::from_mins(5)));
+    let options = Options { limit, ..Options::default() };
+    let (world, pds) = tokio::join!(World::start(), ScriptedPds::start(options));
+    let proxy = Proxy::to(world.redis.port()).await;
+    let (port, state) = (proxy.port().to_string(), TempDir::new().expect("a folder"));
+    let folder = state.path().display().to_string();
+    let settings = [("REDIS_PORT", port.as_str()), ("STATE_DIR", folder.as_str())];
+    let daemon = world.daemon(pds.url().as_str(), &settings).await;
+    let session = pds.create(1).remove(0);
+    let id = world.log_in(&session.did, &session.handle, &session.access, &session.refresh).await;
+    pds.set_latency(Duration::from_secs(1));
+    let asked = format!(r#"{{"accountId":"{id}"}}"#);
+    assert_eq!(daemon.post("/api/admin/refresh-tokens", &asked).await.0, 200);
+    eventually("the call is made", PATIENCE, async || pds.calls(&session.did) == 1).await;
+    proxy.swallow();
+    eventually("the pair is kept", Duration::from_secs(4), async || {
+        let read = Journal::read(state.path()).expect("a journal");
+        read.pending.iter().any(|pending| pending.answer.is_some())
+    })
+    .await;
+    proxy.mend();
+    eventually("it is stored", PATIENCE, async || {
+        pds.is_current(text(&world.account(&id).await, "refreshToken"))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,7 +12,7 @@ use crate::harness::daemon::Daemon;
 use crate::harness::mongo::Topology;
 use crate::harness::scripted_pds::{Options, ScriptedPds, Session};
 use crate::harness::world::{World, login, text};
-use crate::harness::{PATIENCE, arrival};
+use crate::harness::{PATIENCE, arrival, eventually};
 
 /// Within a second or two, and the machine may be busy.
 const SOON: Duration = Duration::from_secs(5);
@@ -183,6 +183,23 @@ async fn a_revoked_account_wakes_when_somebody_logs_in_again() {
     assert_eq!(account.get("errorMessage"), Some(&Bson::Null), "{account}");
     assert_eq!(trigger(&daemon, &id).await, "external");
     assert_eq!(stage.pds.calls(&did), 2);
+}
+
+/// The login comes in between the daemon's reading and its writing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_while_the_old_session_is_probed_wakes_the_account() {
+    let (stage, daemon) = Stage::set().await;
+    let (id, did) = stage.revoked(&daemon).await;
+    stage.pds.set_latency(Duration::from_secs(2));
+    let asked = format!(r#"{{"accountId":"{id}"}}"#);
+    assert_eq!(daemon.post("/api/admin/refresh-tokens", &asked).await.0, 200);
+    eventually("the probe is under way", SOON, async || stage.pds.calls(&did) == 2).await;
+    stage.pds.set_latency(Duration::ZERO);
+    stage.log_in_again(&id, &did).await;
+    assert_eq!(stage.pds.answers(400), 1, "it was done before the daemon had its answer");
+    stage.healed(&id, SOON).await;
+    assert_eq!(stage.pds.answers(400), 2, "the old session was pronounced dead once more");
+    assert_eq!(trigger(&daemon, &id).await, "external");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,6 +4,7 @@ mod changes;
 mod clock;
 mod instances;
 mod off;
+mod runs;
 mod servers;
 
 use std::time::Duration;

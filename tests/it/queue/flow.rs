@@ -209,7 +209,8 @@ async fn a_click_never_waits_behind_the_bulk() {
 async fn two_deployments_do_not_see_each_other() {
     let server = RedisServer::start().await;
     let ours = queue(&server, "a", 8);
-    let theirs = Queue::new(server.link(), Keys::new("t", "db", "staging"), "a", 8);
+    let theirs =
+        Queue::new(server.link(), Keys::new("t", "db", "staging"), instance("a", "here"), 8);
     theirs.enqueue(&jobs(0..3, Lane::Manual)).await.unwrap();
     let (gate, mut started) = Gate::new();
     gate.permits.add_permits(10);

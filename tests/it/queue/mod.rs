@@ -12,7 +12,7 @@ use std::time::Duration;
 use refreshd::domain::identity::AccountId;
 use refreshd::domain::outcome::{Outcome, Trigger};
 use refreshd::queue::{Added, Drained, Enqueued, Finished, Job, JobStatus, Keys, Lane, NewJob};
-use refreshd::queue::{Queue, QueueError, Slot};
+use refreshd::queue::{Instance, Queue, QueueError, Slot};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -25,8 +25,12 @@ use crate::harness::redis::RedisServer;
 const SOON: Duration = Duration::from_secs(20);
 const SERVICE: &str = "https://pds.example";
 
-fn queue(server: &RedisServer, instance: &str, slots: usize) -> Queue {
-    Queue::new(server.link(), Keys::new("t", "db", "accounts"), instance, slots)
+fn queue(server: &RedisServer, name: &str, slots: usize) -> Queue {
+    Queue::new(server.link(), Keys::new("t", "db", "accounts"), instance(name, "here"), slots)
+}
+
+fn instance(name: &str, egress_id: &str) -> Instance {
+    Instance { name: name.to_owned(), egress_id: egress_id.to_owned() }
 }
 
 fn account(number: u32) -> AccountId {

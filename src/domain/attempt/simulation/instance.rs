@@ -25,7 +25,7 @@ impl<'a> World<'a> {
         };
         self.steps += 1;
         if self.crash_at == Some(self.steps) || self.happens(trouble::CRASH, 0.03) {
-            self.lossy |= instance.held.is_some() && !instance.kept;
+            self.reply_lost |= instance.held.is_some() && !instance.kept;
             self.tell(|| format!("{index} crashes"));
             return Ok(());
         }
@@ -195,7 +195,8 @@ impl<'a> World<'a> {
             self.tell(|| format!("{index} calls with {}: forgotten", token.jti()));
             return permanent(Outcome::Revoked, self.now);
         }
-        let lost = || Answer::Unreachable { why: "timed out".to_owned(), may_have_spent: true };
+        let may_have_spent = self.sabotage != Sabotage::ForgetCall;
+        let lost = || Answer::Unreachable { why: "timed out".to_owned(), may_have_spent };
         if self.happens(trouble::REQUEST_LOST, 0.3) {
             self.tell(|| format!("{index} calls with {}: the request is lost", token.jti()));
             return lost();
@@ -207,7 +208,7 @@ impl<'a> World<'a> {
             .then(|| (token.jti().to_owned(), self.now))
             .filter(|_| !slept);
         if self.happens(trouble::REPLY_LOST, 0.3) {
-            self.lossy |= matches!(answer, Answer::Session(_));
+            self.reply_lost |= matches!(answer, Answer::Session(_));
             self.tell(|| format!("{index} calls with {}: the reply is lost", token.jti()));
             return lost();
         }

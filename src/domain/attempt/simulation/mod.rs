@@ -106,7 +106,10 @@ struct World<'a> {
     /// What may happen in this story, a bit each.
     allowed: u32,
     written_back: bool,
-    /// An answer never reached a journal: a spent token may be stored.
+    /// A reply never reached a journal: the token that is stored may be spent, until the call is
+    /// repaired.
+    reply_lost: bool,
+    /// The application spent the stored token and saved nothing, of which no journal knows.
     lossy: bool,
     story: Vec<String>,
 }
@@ -145,6 +148,7 @@ impl<'a> World<'a> {
             crash_at: None,
             allowed,
             written_back: false,
+            reply_lost: false,
             lossy: false,
             story: Vec::new(),
         }
@@ -186,7 +190,11 @@ impl<'a> World<'a> {
             }
         }
         self.finish_all()?;
-        if !self.lossy && !self.written_back {
+        // A server that had forgotten its sessions said no to repairs, too, and they were over; as they
+        // are for who has disconnected.
+        let is_ours = self.document.as_ref().is_some_and(Fields::is_ours);
+        let is_repaired = is_ours && self.now - START < self.grace && self.amnesia == START;
+        if !self.lossy && !self.written_back && (is_repaired || !self.reply_lost) {
             claims::quiet_end(self.document.as_ref(), &self.server)?;
         }
         if self.now - START < self.grace {
@@ -301,6 +309,7 @@ fn every_sabotage_is_noticed() {
         (Sabotage::NoReread, "a call with a token that the document had moved on from"),
         (Sabotage::NeverYounger, "an entry ended within the grace of its call"),
         (Sabotage::ReleaseEarly, "the stored token is spent at the end"),
+        (Sabotage::ForgetCall, "the stored token is spent at the end"),
     ] {
         let noticed = (0..30_000).any(|seed| {
             play(seed, &routing, sabotage, None).is_err_and(|(broken, _)| broken == claim)

@@ -141,6 +141,8 @@ pub(super) enum Sabotage {
     NoReread,
     /// A call takes the age of the entry whose place it takes, also when it may have spent.
     NeverYounger,
+    /// A call whose reply was lost is taken for one that never reached the server.
+    ForgetCall,
     /// An answer leaves the journal before the database has it.
     ReleaseEarly,
 }

@@ -11,7 +11,7 @@ fn intent(token: RefreshJwt, minutes: i64) -> Pending {
 }
 
 fn rate_limited() -> Event {
-    Event::Answered(Answer::RateLimited(Some(Duration::from_secs(9))))
+    Event::Answered(Answer::RateLimited(Duration::from_secs(9)))
 }
 
 /// An entry with the answer that the call got.
@@ -123,19 +123,19 @@ fn a_call_that_certainly_spent_nothing_makes_an_old_entry_no_younger() {
 }
 
 #[test]
-fn nothing_spends_a_token_whose_own_life_is_over() {
-    let ended = |minutes: i64| {
+fn a_wrong_clock_ends_no_entry_and_keeps_none_for_ever() {
+    let ended = |minutes: i64, life: i64| {
         let claims = serde_json::json!({
             "sub": DID, "aud": "did:web:pds.example", "jti": "u", "iat": 100,
-            "exp": NOW - 60 * minutes,
+            "exp": NOW + 60 * life,
         });
         let token = RefreshJwt::parse(&token(&claims)).unwrap();
-        intent(token, 0).intent.is_past_grace(now())
+        intent(token, minutes).intent.is_past_grace(now())
     };
-    assert_eq!([ended(-100), ended(0), ended(179), ended(181)], [false, false, false, true]);
-    let ahead = intent(used(), -1_000_000);
-    let later = now() + TimeDelta::seconds(100_000) + TimeDelta::hours(4);
-    assert!(ahead.intent.is_past_grace(later), "a clock that was wrong keeps no entry for ever");
+    let ahead = [ended(0, -525_600), ended(179, -525_600), ended(181, -525_600)];
+    assert_eq!(ahead, [false, false, true], "a year ahead, the token looks over before the call");
+    let set_back = [ended(-525_600, 100), ended(-525_600, -179), ended(-525_600, -181)];
+    assert_eq!(set_back, [false, false, true], "of a call in the future the token's end counts");
 }
 
 #[test]

@@ -246,7 +246,7 @@ fn other_answers() {
             "end: taken_down, again in 855 s",
         ),
         (
-            Event::Answered(Answer::RateLimited(Some(Duration::from_secs(9)))),
+            Event::Answered(Answer::RateLimited(Duration::from_secs(9))),
             "a note over u, ours: rate_limited, 0 misses",
             "end: rate_limited, again in 9 s",
         ),
