@@ -1,7 +1,6 @@
 -- Takes one request from a server's budget: the generic cell rate algorithm (GCRA).
--- KEYS[1] the theoretical arrival time of the next request, in milliseconds of Redis's clock, how
---         many requests were granted since the server was last left alone, and how far away that
---         time can be: "time:count:most"
+-- KEYS[1] the theoretical arrival time of the next request, in milliseconds of Redis's clock, and
+--         how many requests were granted since the server was last left alone: "time:count"
 -- KEYS[2] stands while the server is closed
 -- ARGV    interval between requests, burst tolerance, longest wait: milliseconds, fractions allowed
 -- Returns {granted 0|1, milliseconds to wait, requests granted}
@@ -13,11 +12,10 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 local interval, tolerance, longest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 
-local tat, count, most = string.match(redis.call('GET', KEYS[1]) or '', '^([^:]*):(%d*):(%d*)$')
-tat, count, most = tonumber(tat) or 0, tonumber(count) or 0, tonumber(most) or 0
--- A time further away than a full queue of waits can put it was written under another clock. How
--- far that is whoever wrote it says: its requests may be further apart than ours.
-if tat < now or tat > now + most then
+local tat, count = string.match(redis.call('GET', KEYS[1]) or '', '^([^:]*):?(%d*)$')
+tat, count = tonumber(tat) or 0, tonumber(count) or 0
+-- A time further away than a full queue of waits can put it was written under another clock.
+if tat < now or tat > now + tolerance + longest + interval then
   tat = now
 end
 local wait = math.max(0, tat - tolerance - now)
@@ -26,6 +24,5 @@ if wait > longest then
 end
 tat, count = tat + interval, count + 1
 local life = math.ceil(tat - now) + 60000
-most = math.ceil(tolerance + longest + interval)
-redis.call('SET', KEYS[1], string.format('%.3f:%d:%d', tat, count, most), 'PX', life)
+redis.call('SET', KEYS[1], string.format('%.3f:%d', tat, count), 'PX', life)
 return {1, math.ceil(wait), count}

@@ -96,16 +96,6 @@ async fn a_server_that_closes_to_one_address_is_closed_to_all_that_are_known() {
     assert_eq!(other.allowed(&service), Some(20.0));
 }
 
-/// As when a server has told one instance that little is left, and the other nothing yet.
-#[tokio::test]
-async fn who_spends_faster_takes_no_turn_that_another_has_reserved() {
-    let redis = RedisServer::start().await;
-    let (slow, fast, service) =
-        (budget(&redis, "a", Some(1.0)), budget(&redis, "a", Some(8.0)), server("one"));
-    assert_eq!(spend(&slow, &service).await.0.len(), 2);
-    assert!(matches!(fast.take(&service).await, Grant::Denied(_)));
-}
-
 /// `PDS_RATE_LIMIT=off`: what the server says is the law all the same.
 #[tokio::test]
 async fn without_a_rate_of_ours_the_servers_own_holds() {

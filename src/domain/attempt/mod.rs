@@ -12,7 +12,7 @@ mod tests;
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::account::{Account, Bookkeeping, Document, Status, StoredToken, Unusable};
 use super::answer::{Answer, Session};
@@ -36,6 +36,8 @@ pub struct Attempt<'a> {
     account: Option<Account>,
     /// The account's entry in the journal, as the attempt found it.
     pending: Option<Pending>,
+    /// When the call was made, by our own clock.
+    asked: Option<DateTime<Utc>>,
     /// The answer, while it is kept or noted.
     answer: Option<Answer>,
     /// The pair's or the verdict's write that is under way.
@@ -79,6 +81,7 @@ impl<'a> Attempt<'a> {
             report,
             account: None,
             pending,
+            asked: None,
             answer: None,
             saving: None,
             end: None,
@@ -105,7 +108,10 @@ impl<'a> Attempt<'a> {
                 self.past_grace(now);
                 self.out_of_reach(wait, (now, draw))
             }
-            Event::Intended => self.call(),
+            Event::Intended => {
+                self.asked = Some(now);
+                self.call()
+            }
             Event::Answered(answer) => self.answered(answer, (now, draw)),
             Event::Kept | Event::Backdated => self.go_on((now, draw)),
             Event::Heard { suspect } => {
@@ -172,7 +178,8 @@ impl<'a> Attempt<'a> {
         document: Option<Document>,
         at: (DateTime<Utc>, f64),
     ) -> Action {
-        let Intent { account: id, service, token: refresh, .. } = intent;
+        let Intent { account: id, service, token: refresh, at: asked } = intent;
+        self.asked = Some(asked);
         self.report.service = Some(service.clone());
         // The token's subject was compared with the account's DID before the call.
         let Ok(did) = refresh.subject().parse::<Did>() else {
@@ -187,7 +194,7 @@ impl<'a> Attempt<'a> {
         let is_unmoved = holds(document.as_ref(), &refresh);
         let account = Account { id, did, handle, refresh, status, token_expiry, kept };
         let answer = Answer::Session(Box::new(session));
-        let decision = decide::decide(self.policy, &account, &service, answer, at);
+        let decision = self.aged(decide::decide(self.policy, &account, &service, answer, at), at.0);
         let expected = document.as_ref().and_then(Expected::of).filter(|_| is_unmoved);
         self.account = Some(account);
         if decision.change.rotation.is_none() {
@@ -291,12 +298,25 @@ impl<'a> Attempt<'a> {
         let (Some(service), Some(account)) = (&self.report.service, &self.account) else {
             return self.finish();
         };
-        let decision = decide::decide(self.policy, account, service, answer, at);
+        let decision = self.aged(decide::decide(self.policy, account, service, answer, at), at.0);
         if is_session && decision.change.rotation.is_none() {
             self.end = Some(End::Mismatch);
         }
         let expected = self.as_loaded();
         self.save(decision, expected)
+    }
+
+    /// A pair is as old as its call. Where this machine slept in between, or the pair was found after a
+    /// crash, less is left of its life.
+    fn aged(&self, mut decision: Decision, now: DateTime<Utc>) -> Decision {
+        let Change { rotation, note, .. } = &mut decision.change;
+        if let (Some(asked), Some(_pair), Some(next)) =
+            (self.asked, rotation, &mut note.next_attempt_at)
+        {
+            // To the millisecond, as all times are that MongoDB keeps.
+            *next -= TimeDelta::milliseconds((now - asked).num_milliseconds().max(0));
+        }
+        decision
     }
 
     fn out_of_reach(&mut self, wait: Duration, at: (DateTime<Utc>, f64)) -> Action {

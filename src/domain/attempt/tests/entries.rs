@@ -1,6 +1,7 @@
 //! Attempts on accounts that the journal has an entry of.
 
 use super::*;
+use crate::domain::renewal::Lead;
 
 /// An entry of `minutes` ago about a call with `token`.
 fn intent(token: RefreshJwt, minutes: i64) -> Pending {
@@ -183,4 +184,30 @@ fn an_answer_in_the_journal_is_settled() {
         (Event::Released, "end: superseded"),
     ];
     path_with("another's, moved on", None, Some(answer_of("did:plc:x")), steps);
+}
+
+/// Where this machine slept during a call, or crashed after it, less is left of the pair's life.
+#[test]
+fn a_pair_is_as_old_as_its_call() {
+    let routing = Routing::new("https://bsky.social".parse().unwrap(), true, false);
+    let id = "6806a8c4302c4281518c95b2".parse().unwrap();
+    let policy = Policy { lead: Some(Lead::Share(0.25)), ..POLICY };
+    let slept = TimeDelta::minutes(30);
+    let due = |action: &Action| match action {
+        Action::Save(save) => save.change.note.next_attempt_at.unwrap(),
+        other => panic!("{}", told(other)),
+    };
+    let [at_once, late] = [now(), now() + slept].map(|answered| {
+        let (mut attempt, _) = Attempt::begin(policy, &routing, id, None, None);
+        for event in [Event::Loaded(holding(used(), "active")), Event::Granted, Event::Intended] {
+            attempt.step(event, now(), 0.5);
+        }
+        attempt.step(session(DID), answered, 0.5);
+        due(&attempt.step(Event::Kept, answered, 0.5))
+    });
+    assert_eq!(late, at_once);
+    let pending = Pending { intent: intent(used(), 30).intent, ..answer_of(DID) };
+    let (mut attempt, _) = Attempt::begin(policy, &routing, id, None, Some(pending));
+    let save = attempt.step(Event::Loaded(holding(used(), "active")), now(), 0.5);
+    assert_eq!(due(&save), at_once - slept);
 }
