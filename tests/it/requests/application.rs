@@ -44,9 +44,8 @@ async fn what_fails_says_why_in_the_old_words() {
     stage.pds.revoke(&session.did);
     let (logged_out, _) = stage.account().await;
     stage.world.set(&logged_out, doc! { "refreshToken": null }).await;
-    let (disconnected, _) = stage.account().await;
     let left = doc! { "refreshToken": null, "accessToken": null, "status": "inactive" };
-    stage.world.set(&disconnected, left).await;
+    let disconnected = stage.with(left).await;
     let tiktok = stage.foreign("tiktok").await;
     let mut failures = 0;
     for bullmq in BULLMQ {

@@ -61,8 +61,13 @@ impl Stage {
 
     /// An account of another platform.
     async fn foreign(&self, platform: &str) -> String {
+        self.with(doc! { "platform": platform }).await
+    }
+
+    /// An account whose document differs from a login's from its first moment on: the daemon never saw the login.
+    async fn with(&self, fields: mongodb::bson::Document) -> String {
         let mut document = login("did:none", "somebody", "a", "b");
-        document.insert("platform", platform);
+        document.extend(fields);
         let id = document.get_object_id("_id").expect("an id").to_hex();
         self.world.accounts().insert_one(document).await.expect("an insert");
         id
