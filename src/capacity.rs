@@ -44,13 +44,15 @@ pub async fn fleets(store: &Store, home: &ServiceUrl) -> Result<Vec<Fleet>, Stor
     Ok(fleets)
 }
 
-/// What is short of what `allowed` says of each server.
+/// What is short of the calls a second that `each` of so many egress addresses may make to a server.
 pub fn shortages(
     fleets: &[Fleet],
     lead: Lead,
-    allowed: impl Fn(&ServiceUrl) -> Option<f64>,
+    each: impl Fn(&ServiceUrl) -> Option<f64>,
+    addresses: u64,
 ) -> Vec<Shortage> {
-    fleets.iter().filter_map(|fleet| shortage(fleet, lead, allowed(&fleet.service)?)).collect()
+    let short = |fleet| shortage(fleet, lead, each(&fleet.service)?, addresses);
+    fleets.iter().filter_map(short).collect()
 }
 
 /// The fleet that needs the most calls, and how many a second.
@@ -91,7 +93,9 @@ impl Lookout {
     }
 
     fn tell(&self, fleets: &[Fleet]) {
-        let now = shortages(fleets, self.lead, |service| self.budget.allowed(service));
+        let budget = &self.budget;
+        let each = |service: &ServiceUrl| budget.allowed(service);
+        let now = shortages(fleets, self.lead, each, budget.count());
         let before = self.found.send_replace(now.clone());
         let servers = |all: &[Shortage]| -> BTreeSet<ServiceUrl> {
             all.iter().map(|it| it.fleet.service.clone()).collect()

@@ -51,7 +51,8 @@ pub const AWAY: Duration = Duration::from_secs(3);
 /// The answer to a request for one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grant {
-    /// Call after this wait, which is about [`LONGEST_WAIT`] at most and already reserved.
+    /// Call after this wait, which is already reserved: about [`LONGEST_WAIT`] at most, and up to
+    /// four times that where several addresses share the work.
     After(Duration),
     /// There is no room before this long from now.
     Denied(Duration),
@@ -237,11 +238,10 @@ impl Budget {
         *self.egresses() = instances;
     }
 
-    /// Calls per second that all addresses together may make in the long run: `PDS_RATE_LIMIT` each,
-    /// or the server's own limit where that is known and lower; `None`: neither is known.
+    /// Calls per second that one address may make in the long run: `PDS_RATE_LIMIT`, or the server's own limit where that is known and lower; `None`: neither is known.
     pub fn allowed(&self, service: &ServiceUrl) -> Option<f64> {
-        let one = [self.limit(), self.told.limit(service)].into_iter().flatten();
-        one.min_by(f64::total_cmp).map(|rate| rate * self.count())
+        let known = [self.limit(), self.told.limit(service)].into_iter().flatten();
+        known.min_by(f64::total_cmp)
     }
 
     /// Learns how long a call took.
@@ -262,16 +262,17 @@ impl Budget {
     /// Calls per second that a server's budget allows all addresses together; what the server says
     /// to this one is taken for what it says to each. `None`: there is no limit.
     pub fn rate(&self, service: &ServiceUrl) -> Option<f64> {
-        Some(self.count() / self.interval_of(service)?.as_secs_f64())
+        Some(to_f64(self.count()) / self.interval_of(service)?.as_secs_f64())
     }
 
     /// The same of a server that has said nothing yet.
     pub fn usual_rate(&self) -> Option<f64> {
-        Some(self.limit()? * self.count())
+        Some(self.limit()? * to_f64(self.count()))
     }
 
     fn interval_of(&self, service: &ServiceUrl) -> Option<Duration> {
-        self.interval.max(self.told.interval(service))
+        let limit = self.told.limit(service).map(|rate| Duration::from_secs_f64(1.0 / rate));
+        self.interval.max(self.told.interval(service)).max(limit)
     }
 
     /// How far apart this instance's calls to a server are while Redis is away; `None`: there is no
@@ -297,8 +298,9 @@ impl Budget {
         own.chain(self.egresses().keys().take(MOST_ADDRESSES).cloned()).collect()
     }
 
-    fn count(&self) -> f64 {
-        to_f64(u64::try_from(self.addresses().len()).unwrap_or(u64::MAX))
+    /// How many egress addresses there are.
+    pub fn count(&self) -> u64 {
+        u64::try_from(self.addresses().len()).unwrap_or(u64::MAX)
     }
 
     fn egresses(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {

@@ -12,7 +12,6 @@ use crate::capacity;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::forecast::Shortage;
-use crate::domain::number::to_f64;
 use crate::events::rfc3339;
 use crate::lifecycle::Exit;
 use crate::queue::Depth;
@@ -74,8 +73,7 @@ async fn shortages(
         return Ok(Vec::new());
     };
     let fleets = capacity::fleets(store, &config.pds.home).await?;
-    let per_second = per_second * to_f64(addresses.max(1));
-    Ok(capacity::shortages(&fleets, lead, |_service| Some(per_second)))
+    Ok(capacity::shortages(&fleets, lead, |_service| Some(per_second), addresses.max(1)))
 }
 
 async fn ahead(store: &Store, runs: &[Run]) -> Result<Vec<String>, StoreError> {

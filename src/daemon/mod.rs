@@ -154,7 +154,9 @@ async fn work(
 ) -> anyhow::Result<Exit> {
     let clock = Clock::system();
     let budget = budget(config, &services);
-    life.tasks.spawn(introduce(services.queue.leadership(), Arc::clone(&budget)));
+    let (end, neighbours) =
+        (life.end.clone(), introduce(services.queue.leadership(), Arc::clone(&budget)));
+    life.tasks.spawn(async move { end.run_until_cancelled(neighbours).await });
     let shortages = look_out(config, &services, &budget, life);
     let admin = admin(config, &services, (journal, shortages), &clock, life).await?;
     let refresher = refresher(config, &services, journal, (&budget, &clock))?;
@@ -222,7 +224,8 @@ async fn work_on(refresher: Arc<Refresher>, wakes: Wakes, (job, slot): (Job, Slo
         Outcome::Superseded => Some(DateTime::UNIX_EPOCH),
         _ => report.next_attempt_at,
     };
-    if let (Some(service), Some(at)) = (&report.service, again) {
+    // One that is superseded before its document is read through names no server.
+    if let (Some(service), Some(at)) = (report.service.as_ref().or(job.service.as_ref()), again) {
         wakes.wake(service, at);
     }
     finished

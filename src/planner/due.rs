@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::choice::job;
 use super::looks::{self, AT_THE_EARLIEST, AT_THE_LATEST, Looks, PAGE};
 use super::room::Room;
+use super::walk::Walk;
 use super::{Next, Parts, PlanError};
 use crate::domain::account::{Document, Status};
 use crate::domain::identity::{AccountId, ServiceUrl};
@@ -67,12 +68,12 @@ impl Due {
         Self { parts, looks: Looks::default(), rounds: BTreeMap::new(), full: BTreeSet::new() }
     }
 
-    /// Makes jobs of what is due. `run_follows`: a refresh-all's accounts come before those that are
-    /// in trouble.
+    /// Makes jobs of what is due. The accounts that `walk` has yet to come to, if it follows, come
+    /// before those that are in trouble.
     pub(super) async fn step(
         &mut self,
         room: &mut Room,
-        run_follows: bool,
+        walk: Option<&Walk>,
     ) -> Result<Next, PlanError> {
         if self.looks.is_stale() {
             self.looks.list(looks::servers(&self.parts.store).await?);
@@ -90,11 +91,18 @@ impl Due {
         }
         let mut next = Next::After(AT_THE_LATEST);
         let mut ready = self.looks.ready();
+        let all = ready.len();
+        // Those that wait for room keep nobody else from a look.
+        ready.retain(|it| !self.full.contains(it) || room.left(it.as_str()) > 0);
+        if ready.len() < all {
+            next = Next::Room;
+        }
         if ready.len() > MOST_LOOKS {
             ready.truncate(MOST_LOOKS);
             next = Next::Now;
         }
         for service in ready {
+            let run_follows = walk.is_some_and(|walk| walk.is_at(&service));
             match self.look(&service, room, run_follows).await? {
                 Looked::All(wait) => {
                     self.full.remove(&service);
@@ -103,13 +111,14 @@ impl Due {
                 }
                 Looked::Full => {
                     room.wants(service.as_str(), true);
+                    self.looks.behind(&service);
                     self.full.insert(service);
                     next = next.min(Next::Room);
                 }
             }
         }
         // One that waits for room stays ready.
-        Ok(if next == Next::Room { next } else { next.min(Next::After(self.looks.wait())) })
+        Ok(next.min(Next::After(self.looks.wait())))
     }
 
     /// A run has just found all servers, new ones among them.
@@ -136,10 +145,6 @@ impl Due {
         run_follows: bool,
     ) -> Result<Looked, PlanError> {
         let round = self.rounds.remove(service).filter(|round| !round.is_over());
-        if self.full.contains(service) && room.left(service.as_str()) == 0 {
-            self.rounds.extend(round.map(|round| (service.clone(), round)));
-            return Ok(Looked::Full);
-        }
         if let Some(closed) = self.parts.budget.closed_for(service).await {
             return Ok(Looked::All(closed));
         }

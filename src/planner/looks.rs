@@ -73,6 +73,13 @@ impl Looks {
         }
     }
 
+    /// Has `service`, which stays ready, looked at after all others that are.
+    pub fn behind(&mut self, service: &ServiceUrl) {
+        if let Some(at) = self.servers.get_mut(service) {
+            *at = Instant::now();
+        }
+    }
+
     /// Has `service`, which may be new, looked at within `wait`.
     pub fn within(&mut self, service: ServiceUrl, wait: Duration) {
         let soon = Instant::now() + wait.min(AT_THE_LATEST);

@@ -48,7 +48,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// How long a pass may go on after `stop`.
 const LAST_PASS: Duration = Duration::from_secs(2);
 
-/// A refresh-all has the first word in one pass of so many.
+/// A refresh-all has the first word in one pass of so many, of those in which there is room.
 const RUNS_SHARE: u64 = 10;
 
 /// Servers that are looked after.
@@ -107,7 +107,7 @@ pub struct Planner {
     room: Room,
     walk: Walk,
     due: Due,
-    /// How many there were while a run was under way.
+    /// How many made jobs of what was due since a run last came first.
     passes: u64,
     measured: Instant,
     held_up: Trouble,
@@ -187,21 +187,21 @@ impl Planner {
         self.room.trip(self.parts.budget.open());
         self.room.share(self.due.knows_many());
         // Of either an error holds up nothing of the other.
-        let (walk, due) = if self.is_the_runs_turn() {
-            let walk = self.walk_on().await;
-            (walk, self.due.step(&mut self.room, false).await)
-        } else {
-            let due = self.due.step(&mut self.room, self.walk.knows_servers()).await;
+        // What is due comes before a refresh-all, or it would lapse meanwhile; but a run goes on also
+        // where more is due than can be served.
+        let (walk, due) = if self.passes + 1 < RUNS_SHARE {
+            let due = self.due.step(&mut self.room, Some(&self.walk)).await;
+            self.passes += u64::from(self.room.given() > 0);
             (self.walk_on().await, due)
+        } else {
+            let walk = self.walk_on().await;
+            // Where there was no room for it, it is its turn again.
+            if self.room.given() > 0 || !self.walk.knows_servers() {
+                self.passes = 0;
+            }
+            (walk, self.due.step(&mut self.room, None).await)
         };
         Ok(walk?.min(due?))
-    }
-
-    /// Whether what is left of the budgets is a refresh-all's first: what is due comes before it, or
-    /// it would lapse meanwhile, but a run goes on also where more is due than can be served.
-    fn is_the_runs_turn(&mut self) -> bool {
-        self.passes += u64::from(self.walk.knows_servers());
-        self.parts.lead.is_none() || self.passes.is_multiple_of(RUNS_SHARE)
     }
 
     async fn walk_on(&mut self) -> Result<Next, PlanError> {

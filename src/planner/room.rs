@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use crate::domain::number::{to_f64, to_u64};
 
-/// How far ahead of its budget a server is given jobs, in seconds. A worker waits at most a second
-/// for its turn, and the burst is spent when it counts: so no job made here is turned away, even
-/// if somebody asks for an account or two by name meanwhile.
+/// How far ahead of its budget a server is given jobs, in seconds. A worker waits at least a second
+/// for its turn, and the burst is spent when it counts: so behind one address no job made here is
+/// turned away, even if somebody asks for an account or two by name meanwhile. Of several addresses
+/// one may get more than its share of the jobs for a moment, and its workers wait for longer.
 const AHEAD: f64 = 0.9;
 
 /// Without a budget: this many seconds of the rate that the server has lately reached.
@@ -135,6 +136,11 @@ impl Room {
             let tokens = self.tokens.entry(service.to_owned()).or_insert(ahead(per_second));
             *tokens -= to_f64(jobs);
         }
+    }
+
+    /// How many jobs were given in this pass.
+    pub(super) fn given(&self) -> u64 {
+        self.made.values().sum()
     }
 
     /// Says whether accounts of `service` wait for room, in this pass.

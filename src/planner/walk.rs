@@ -73,6 +73,12 @@ impl Walk {
         self.current.as_ref().is_some_and(|current| !current.rows.is_empty())
     }
 
+    /// Whether it has accounts of `service` yet to come to.
+    pub(super) fn is_at(&self, service: &ServiceUrl) -> bool {
+        let rows = self.current.iter().flat_map(|current| &current.rows);
+        rows.filter(|row| !row.done).any(|row| row.service == service.as_str())
+    }
+
     /// Forgets where it is: another instance goes on.
     pub(super) fn forget(&mut self) {
         self.current = None;

@@ -25,10 +25,12 @@ pub enum OutlookError {
 pub struct Outlook {
     /// How much is in it.
     pub depth: Depth,
-    /// The addresses of other workers that serve it.
-    pub consumers: Vec<String>,
+    /// The addresses of other workers that serve it; `None`: Redis's user may not ask who does.
+    pub consumers: Option<Vec<String>>,
     /// Its repeatable schedules.
     pub schedules: Vec<Schedule>,
+    /// Those of the queue for other platforms.
+    pub other_schedules: Vec<Schedule>,
     /// How many accounts there are of each other platform.
     pub others: BTreeMap<String, u64>,
 }
@@ -46,8 +48,14 @@ impl Outlook {
             depth: requests.depth().await?,
             consumers: requests.consumers().await?,
             schedules: requests.schedules().await?,
+            other_schedules: requests.other_schedules().await?,
             others: store.count_others().await?,
         }))
+    }
+
+    /// The addresses of other workers that serve it, as far as is known.
+    pub fn consumers(&self) -> &[String] {
+        self.consumers.as_deref().unwrap_or_default()
     }
 
     /// How many accounts of other platforms there are.
@@ -65,7 +73,7 @@ impl Server {
     /// Says who else serves the queue, and whom nobody serves.
     pub(super) async fn look_around(&self) -> Result<(), OutlookError> {
         let requests = &self.parts.requests;
-        let consumers = requests.consumers().await?;
+        let consumers = requests.consumers().await?.unwrap_or_default();
         if !consumers.is_empty() {
             events::requests_shared(requests.queue(), &consumers);
         }

@@ -70,7 +70,7 @@ async function send({ service, sdk, rotate, last, copy, fresh, account, text, ca
   const agent = new agents[sdk]({ service, fetch: heard })
   if (fresh) {
     // The three lines of docs/postmore.md.
-    if (fresh.status !== 'active') throw new Error('the account is not connected')
+    if (!fresh.accessToken || fresh.status === 'inactive') throw new Error('the account is not connected')
     agent.sessionManager.session = { accessJwt: fresh.accessToken, refreshJwt: '', did: fresh.platformAccountId, handle: fresh.platformUsername, active: true }
   } else {
     await agent.resumeSession({ ...copy, did: account.platformAccountId, handle: account.platformUsername, active: true })

@@ -76,8 +76,8 @@ async fn what_is_due_is_refreshed_while_redis_is_gone() {
     assert_eq!(fleet.calls(), (2, 2));
 
     // And whenever their time comes again.
-    fleet.set_due(&world, 5_000).await;
     let set = Instant::now();
+    fleet.set_due(&world, 5_000).await;
     refreshed(&fleet, &world).await;
     assert!(set.elapsed() >= Duration::from_secs(4), "not before it is due: {:?}", set.elapsed());
     fleet.assert_current(&world).await;

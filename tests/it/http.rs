@@ -169,7 +169,7 @@ async fn health_needs_no_token_and_the_rest_says_how_to_set_one() {
 
     let service = "https://pds.example".parse().unwrap();
     let fleet = Fleet { service, active: 100_000, life: Duration::from_hours(2) };
-    let short = shortage(&fleet, Lead::Share(0.25), 8.0).unwrap();
+    let short = shortage(&fleet, Lead::Share(0.25), 8.0, 1).unwrap();
     stage.shortages.send(vec![short.clone()]).unwrap();
     let short_of = ready(&stage).await;
     assert_eq!((short_of.status, text(&short_of.body, "capacity")), (200, &*short.sentence()));

@@ -211,7 +211,7 @@ async fn a_dead_instances_journal_is_adopted() {
 async fn a_start_waits_for_the_process_that_has_the_journal() {
     let stage = Stage::set().await;
     let first = stage.daemon().await;
-    let mut refused = Daemon::spawn(&stage.settings(&[("STARTUP_TIMEOUT", "1s")]));
+    let mut refused = Daemon::spawn(&stage.settings(&[("STARTUP_TIMEOUT", "5s")]));
     assert_eq!(refused.ended().await.code(), Some(69), "{}", refused.log().text());
     let said = refused.log().matching(|line| line["level"] == "ERROR");
     let message = said[0]["message"].as_str().expect("a message");
@@ -317,7 +317,7 @@ async fn on_a_full_disk_no_refresh_is_sent_until_there_is_room() {
     std::fs::remove_file(&filler).expect("room");
     assert_eq!(daemon.job(&job).await["outcome"], "refreshed");
     assert!(stage.is_current(&id).await);
-    assert_eq!(daemon.get("/readyz").await.0, 200);
+    eventually("it is ready", PATIENCE, async || daemon.get("/readyz").await.0 == 200).await;
 }
 
 /// Refreshes accounts until the journal takes no more.

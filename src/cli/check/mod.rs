@@ -16,9 +16,8 @@ use crate::config::Config;
 use crate::daemon::Services;
 use crate::domain::appraisal::Appraisal;
 use crate::domain::attempt::Expected;
-use crate::domain::forecast::Fleet;
+use crate::domain::forecast::{Fleet, together};
 use crate::domain::identity::AccountId;
-use crate::domain::number::to_f64;
 use crate::journal::{Journal, JournalError, Opened};
 use crate::lifecycle::Exit;
 use crate::store::{Appraised, StoreError};
@@ -213,8 +212,7 @@ async fn budget(config: &Config, services: &Services, found: &mut Findings) -> i
     };
     // Each address of the instances that run now has a budget of its own; Redis was checked before.
     let addresses = services.queue.depth().await.map_or(1, |depth| depth.addresses.max(1));
-    let per_second = per_second * to_f64(addresses);
-    let short = capacity::shortages(&fleets, lead, |_service| Some(per_second));
+    let short = capacity::shortages(&fleets, lead, |_service| Some(per_second), addresses);
     for shortage in &short {
         found.odd("capacity", shortage.sentence())?;
     }
@@ -222,7 +220,8 @@ async fn budget(config: &Config, services: &Services, found: &mut Findings) -> i
         Some((Fleet { service, active, .. }, needed)) if short.is_empty() => good(
             "capacity",
             format_args!(
-                "{needed:.1} of {per_second} calls a second keep the {active} active accounts of {service} fresh"
+                "{needed:.1} of {} calls a second keep the {active} active accounts of {service} fresh",
+                together(per_second, addresses)
             ),
         ),
         _ => Ok(()),

@@ -87,8 +87,8 @@ fn schedules(
 
 fn served(requests: &Requests, outlook: &Outlook, found: &mut Findings) -> io::Result<()> {
     let queue = requests.queue();
-    if !outlook.consumers.is_empty() {
-        let others = outlook.consumers.join(", ");
+    if !outlook.consumers().is_empty() {
+        let others = outlook.consumers().join(", ");
         let text = format!(
             "other workers serve {queue}, too ({others}): stop them, or point them at BULLMQ_OTHER_QUEUE, for BullMQ \
              splits the jobs at random"

@@ -277,6 +277,14 @@ impl<'a> Attempt<'a> {
     /// What this call did not do, an earlier one may have done: its entry stays, as old as it was,
     /// until the grace is over.
     fn spent_nothing(&mut self, end: End, answer: Answer, at: (DateTime<Utc>, f64)) -> Action {
+        let answer = match answer {
+            // Said of the two of them. A clock that jumped ahead makes no haste needless.
+            Answer::Unreachable { why, may_have_spent } => {
+                let may_have_spent = may_have_spent || self.pending.is_some();
+                Answer::Unreachable { why, may_have_spent }
+            }
+            answer => answer,
+        };
         self.past_grace(at.0);
         if let Some(earlier) = &self.pending {
             self.answer = Some(answer);

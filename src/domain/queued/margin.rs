@@ -32,13 +32,14 @@ pub fn refresh_at(
 ) -> Option<DateTime<Utc>> {
     let span = |span: Duration| TimeDelta::from_std(span).ok();
     // What is late is posted at any moment.
+    let due = due.max(now);
     let needed_until = due.checked_add_signed(span(margin)?)?;
     if life.ends(now) >= needed_until {
         return None;
     }
     let useful_from = needed_until.checked_sub_signed(span(life.length())?)?;
     let usual = due.checked_sub_signed(span(margin * AHEAD)?)?;
-    (useful_from <= due.max(now)).then_some(usual.max(useful_from))
+    (useful_from <= due).then_some(usual.max(useful_from))
 }
 
 #[cfg(test)]
@@ -72,8 +73,9 @@ mod tests {
         assert_eq!(when(12_000, 12_600), None);
         assert_eq!(when(12_000, 12_599), Some(10_800), "two margins ahead");
         assert_eq!(when(10_500, 10_900), Some(9_300), "at once");
-        assert_eq!(when(9_000, 9_500), Some(7_800), "late already");
-        assert_eq!(when(9_000, 9_600), None, "late, but what it needed it has");
+        assert_eq!(when(9_000, 9_600), Some(8_800), "late, and posted at any moment");
+        assert_eq!(when(9_000, 10_599), Some(8_800), "late, and soon without a token");
+        assert_eq!(when(9_000, 10_600), None, "late, and has enough left");
     }
 
     #[test]

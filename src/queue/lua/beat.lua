@@ -29,7 +29,7 @@ for lane = 0, #lanes do
     local alive = redis.call('GET', prefix..'alive:'..name)
     if alive then
       if lane == 1 then
-        local slots, egress = string.match(alive, '^(%d+) (.*)$')
+        local slots, egress = string.match(alive, '^(%d+) ?(.*)$')
         live, egresses[#egresses + 1] = live + tonumber(slots), egress
       end
     elseif leads and steady then

@@ -25,7 +25,7 @@ local consumers = redis.pcall('XINFO', 'CONSUMERS', lanes[1], 'workers')
 for _, consumer in ipairs(consumers.err and {} or consumers) do
   local alive = redis.call('GET', prefix..'alive:'..consumer[2])
   if alive then
-    local its, egress = string.match(alive, '^(%d+) (.*)$')
+    local its, egress = string.match(alive, '^(%d+) ?(.*)$')
     instances, slots = instances + 1, slots + tonumber(its)
     if not seen[egress] then addresses, seen[egress] = addresses + 1, true end
   end

@@ -13,7 +13,7 @@ use crate::harness::daemon::Daemon;
 use crate::harness::fleet::Fleet;
 use crate::harness::scripted_pds::{Options, ScriptedPds};
 use crate::harness::world::World;
-use crate::harness::{eventually, is_long};
+use crate::harness::{PATIENCE, eventually, is_long};
 
 /// How long all that was asked for may take to end.
 const QUIET: Duration = Duration::from_mins(3);
@@ -40,8 +40,7 @@ async fn quiet(world: &World, daemon: &Daemon) {
         world.accounts().count_documents(waits).await.is_ok_and(|waiting| waiting == 0)
     })
     .await;
-    let (status, answer) = daemon.get("/readyz").await;
-    assert_eq!(status, 200, "{answer}");
+    eventually("it is ready", PATIENCE, async || daemon.get("/readyz").await.0 == 200).await;
 }
 
 /// Asks for a refresh of all accounts, beside the one that is under way: there is always one more

@@ -71,10 +71,9 @@ async fn a_single_node_is_killed_and_started_again() {
 async fn the_primary_of_three_steps_down() {
     let stage = Stage::on(&[], Topology::ReplicaSet(3)).await;
     let run = Run::under_way(&stage.world, &stage.pds, &[]).await;
-    let second = stage.world.mongo.step_down().await;
+    stage.world.mongo.step_down().await;
     assert!(stage.pds.total_calls() < run.fleet.len(), "it steps down in the middle");
     run.fleet.called(run.fleet.len() / 2).await;
-    assert_eq!(stage.world.mongo.primary().await, second);
     // The driver alone gets over an election that is quick. This one is not.
     stage.world.mongo.step_down_without_heir(3).await;
     run.held_up().await;

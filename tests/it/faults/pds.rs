@@ -16,7 +16,7 @@ use crate::harness::{PATIENCE, arrival};
 const EACH: usize = 12;
 
 /// A call's end when nothing comes.
-const TIMEOUT: &str = "1s";
+const TIMEOUT: &str = "4s";
 
 fn troubles() -> Vec<Fault> {
     vec![

@@ -151,7 +151,8 @@ async fn a_primary_that_becomes_a_replica_and_a_primary_again() {
 async fn a_redis_that_is_full_for_a_while() {
     let stage = stage().await;
     let daemon = stage.daemon(&[]).await;
-    let fleet = Fleet::of(&stage.world, &stage.pds, SOME).await;
+    // More than elsewhere: the run is not to be over before it is said.
+    let fleet = Fleet::of(&stage.world, &stage.pds, 3 * SOME).await;
     let id = daemon.ask_for_run().await;
     fleet.called(fleet.len() / 8).await;
     stage.world.redis.limit_memory(1).await;

@@ -20,10 +20,11 @@ struct Case {
 }
 
 impl Case {
-    async fn set() -> Self {
+    /// Of a daemon with this `PDS_TIMEOUT`.
+    async fn set(timeout: &str) -> Self {
         let stage = Stage::set().await;
         stage.pds.set_latency(Duration::ZERO);
-        let daemon = stage.daemon(&[("PDS_TIMEOUT", "3s")]).await;
+        let daemon = stage.daemon(&[("PDS_TIMEOUT", timeout)]).await;
         let session = stage.pds.create(1).remove(0);
         let Session { did, handle, access, refresh } = &session;
         let id = stage.world.log_in(did, handle, access, refresh).await;
@@ -87,7 +88,7 @@ impl Case {
 
 #[tokio::test]
 async fn a_lost_reply_is_given_up_when_the_document_has_moved_on() {
-    let case = Case::set().await;
+    let case = Case::set("3s").await;
     case.stage.pds.fail_next_of(&case.session.did, 1, &Fault::HangAfter);
     let job = case.ask().await;
     case.used(1).await;
@@ -99,15 +100,20 @@ async fn a_lost_reply_is_given_up_when_the_document_has_moved_on() {
 
 #[tokio::test]
 async fn a_repair_that_is_under_way_when_the_document_moves_on_changes_nothing() {
-    let case = Case::set().await;
+    let case = Case::set("15s").await;
     case.stage.pds.fail_next_of(&case.session.did, 1, &Fault::DropAfter);
-    case.stage.pds.set_latency(Duration::from_secs(2));
+    let first = case.stage.pds.hold();
     // Not by name: the planner reads which servers there are only every so often, and in a run.
     case.daemon.ask_for_run().await;
+    case.used(1).await;
+    // The repair is held, too, and from its first moment on.
+    let repair = case.stage.pds.hold();
+    drop(first);
     case.used(2).await;
-    case.stage.pds.set_latency(Duration::ZERO);
+    case.stage.pds.pass();
     let third = case.moves_on().await;
     assert_eq!(case.stage.pds.answers(200), 2, "the repair has no answer yet");
+    drop(repair);
     let line = case
         .daemon
         .log()

@@ -45,14 +45,15 @@ async fn a_verdict_about_a_token_that_was_replaced_is_dropped() {
     let id = stage.world.log_in(&old.did, &old.handle, &old.access, &old.refresh).await;
     stage.pds.revoke(&old.did);
 
-    stage.pds.set_latency(Duration::from_secs(2));
+    let held = stage.pds.hold();
     let run = daemon.ask_for_run().await;
     eventually("the call is under way", PATIENCE, async || stage.pds.calls(&old.did) == 1).await;
-    stage.pds.set_latency(Duration::ZERO);
+    stage.pds.pass();
     let new = stage.pds.login(&old.did);
     let pair = doc! { "accessToken": &new.access, "refreshToken": &new.refresh };
     stage.world.set(&id, pair).await;
     assert_eq!(stage.pds.answers(400), 0, "it was done before the daemon had its answer");
+    drop(held);
 
     let run = daemon.run(&run).await;
     assert_eq!(stage.pds.answers(400), 1, "the old session was pronounced dead");

@@ -3,6 +3,7 @@
 mod changes;
 mod clock;
 mod instances;
+mod many;
 mod off;
 mod runs;
 mod servers;

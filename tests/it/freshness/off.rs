@@ -1,8 +1,6 @@
 //! `KEEP_FRESH=false`: only what failed is tried again, and what is left of the time before is
 //! cleared away.
 
-use std::time::Duration;
-
 use mongodb::bson::{Bson, DateTime, doc};
 
 use super::{FRESH, LIFE, becomes_fresh, stage, stays_fresh};
@@ -63,8 +61,9 @@ async fn switching_it_off_clears_the_times_of_those_that_are_well_and_on_brings_
     let daemon = world.daemon(&url, FRESH).await;
     let refreshed = async || well.is_refreshed(&world).await;
     eventually("they are kept fresh", PATIENCE, refreshed).await;
-    let failing = Fleet::lapsed(&world, &pds, 1).await;
+    // Before there is one to fail: it is refreshed as soon as it is there.
     pds.fail_next(100_000, &Fault::answer(500, "{}"));
+    let failing = Fleet::lapsed(&world, &pds, 1).await;
     let failed = async || failing.calls().1 >= 1;
     eventually("one is in trouble", PATIENCE, failed).await;
     assert!(daemon.stop().await.success());
@@ -86,7 +85,7 @@ async fn switching_it_off_clears_the_times_of_those_that_are_well_and_on_brings_
 
     set(&world, &failing, doc! { "tokenRefresh.nextAttemptAt": DateTime::now() }).await;
     let _daemon = world.daemon(&url, FRESH).await;
-    becomes_fresh(&world, Duration::from_secs(10)).await;
+    becomes_fresh(&world, LIFE).await;
     stays_fresh(&world, LIFE).await;
     well.assert_live(&world).await;
 }

@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -10,9 +11,9 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::Mutex;
 
 use super::daemon::Log;
-use super::part;
 use super::reference_pds::log_file;
 use super::world::World;
+use super::{PATIENCE, part};
 
 /// A running application. It ends when this is dropped.
 pub(crate) struct App {
@@ -50,12 +51,18 @@ impl App {
     }
 
     /// Tells it to do something (`{"do": "schedule", …}`), and answers what came of it.
-    pub(crate) async fn ask(&self, mut command: Value) -> Value {
+    pub(crate) async fn ask(&self, command: Value) -> Value {
+        self.ask_within(command, PATIENCE).await
+    }
+
+    /// The same, of what takes longer than most.
+    pub(crate) async fn ask_within(&self, mut command: Value, limit: Duration) -> Value {
         let id = self.asked.fetch_add(1, Ordering::Relaxed);
         command["id"] = json!(id);
         let line = format!("{command}\n");
         self.stdin.lock().await.write_all(line.as_bytes()).await.expect("the application listens");
-        let answer = self.log.wait(|line| line["id"] == id || line["event"] == "log_ended").await;
+        let is_over = |line: &Value| line["id"] == id || line["event"] == "log_ended";
+        let answer = self.log.wait_within(limit, is_over).await;
         assert_eq!(answer["ok"], true, "{command}: {answer}");
         answer
     }

@@ -123,7 +123,12 @@ impl Daemon {
 
     /// Refreshes all accounts and waits for the run's end.
     pub(crate) async fn refresh_all(&self) -> Value {
-        self.run(&self.ask_for_run().await).await
+        self.refresh_all_within(PATIENCE).await
+    }
+
+    /// The same, where that takes longer than most.
+    pub(crate) async fn refresh_all_within(&self, limit: Duration) -> Value {
+        self.run_within(&self.ask_for_run().await, limit).await
     }
 
     /// Asks for a refresh of all accounts, and answers the run's id.
@@ -224,6 +229,15 @@ impl Log {
 
     /// The first line that is so, now or to come.
     pub(crate) async fn wait(&self, which: impl Fn(&Value) -> bool) -> Value {
+        self.wait_within(PATIENCE, which).await
+    }
+
+    /// The same, of a line that takes longer than most.
+    pub(crate) async fn wait_within(
+        &self,
+        limit: Duration,
+        which: impl Fn(&Value) -> bool,
+    ) -> Value {
         let mut count = self.count.clone();
         let found = async {
             loop {
@@ -234,7 +248,7 @@ impl Log {
                 count.changed().await.expect("the log is followed");
             }
         };
-        tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_late| {
+        tokio::time::timeout(limit, found).await.unwrap_or_else(|_late| {
             panic!("the line that was waited for never came:\n{}", self.text())
         })
     }

@@ -21,6 +21,10 @@ use tokio::time::{Instant, sleep};
 /// How long the tests wait for what must come, on a machine that may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
+/// Held by what loads the machine for long, and by what measures a rate on it: neither runs beside
+/// another.
+pub(crate) static LOUD: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Waits until `condition` holds, and panics if it does not within `limit`.
 pub(crate) async fn eventually<F>(what: &str, limit: Duration, mut condition: impl FnMut() -> F)
 where

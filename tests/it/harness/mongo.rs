@@ -228,7 +228,8 @@ impl Node {
 
     /// To this node, whatever it is in its set.
     fn uri(&self) -> String {
-        format!("mongodb://{}/?directConnection=true&serverSelectionTimeoutMS=2000", self.address())
+        let patience = "serverSelectionTimeoutMS=30000";
+        format!("mongodb://{}/?directConnection=true&{patience}", self.address())
     }
 
     fn pid(&self) -> u32 {

@@ -47,9 +47,18 @@ impl World {
 
     /// A daemon with those settings and some more.
     pub(crate) async fn daemon(&self, service: &str, more: &[(&str, &str)]) -> Daemon {
+        Daemon::start(&self.settings_and(service, more)).await
+    }
+
+    /// The same, of the program as it is shipped.
+    pub(crate) async fn release(&self, service: &str, more: &[(&str, &str)]) -> Daemon {
+        Daemon::start_release(&self.settings_and(service, more)).await
+    }
+
+    fn settings_and(&self, service: &str, more: &[(&str, &str)]) -> Vec<(String, String)> {
         let mut settings = self.settings(service);
         settings.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        Daemon::start(&settings).await
+        settings
     }
 
     /// The application's database.

@@ -105,7 +105,7 @@ async fn no_secret_is_ever_logged_however_much_is() {
         ("REFRESH_CRON", "off"),
         ("KEEP_FRESH", "false"),
         ("RUST_LOG", "trace"),
-        ("PDS_TIMEOUT", "1s"),
+        ("PDS_TIMEOUT", "4s"),
         ("VERDICT_CONFIRM_AFTER", "0s"),
     ];
     let mut daemon = Daemon::start(&with(Vec::new(), &settings)).await;

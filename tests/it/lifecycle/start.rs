@@ -52,7 +52,7 @@ async fn services_that_come_up_in_time_are_used() {
     let mut stage = Stage::set(1).await;
     stage.world.redis.kill();
     stage.world.mongo.kill();
-    let daemon = Daemon::spawn(&stage.settings(&[("STARTUP_TIMEOUT", "60s")]));
+    let daemon = Daemon::spawn(&stage.settings(&[("STARTUP_TIMEOUT", "10m")]));
     for service in ["Redis", "MongoDB"] {
         daemon.log().wait(|line| says(line, "start", &["waiting for", service])).await;
     }

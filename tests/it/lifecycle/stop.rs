@@ -12,19 +12,24 @@ use crate::harness::world::text;
 #[tokio::test]
 async fn an_idle_daemon_stops_for_either_signal() {
     let stage = Stage::set(0).await;
+    let mut took = Vec::new();
     for signal in ["TERM", "INT"] {
         // Were anything waited for, it would be for longer than the test's patience.
         let mut daemon = stage.daemon(&[("SHUTDOWN_TIMEOUT", "1h")]).await;
+        let begun = Instant::now();
         daemon.signal(signal);
         assert_eq!(exit(&mut daemon).await, Some(0), "{}", daemon.log().text());
+        took.push(begun.elapsed());
         assert_eq!(daemon.log().matching(|line| line["event"] == "stopped").len(), 1);
     }
+    // The tasks of the daemon are given five seconds for their last words; none has any.
+    assert!(took.iter().min() < Some(&Duration::from_secs(4)), "{took:?}");
 }
 
 #[tokio::test]
 async fn calls_in_flight_are_finished_and_stored() {
     let stage = Stage::set(3).await;
-    stage.pds.set_latency(Duration::from_secs(2));
+    let held = stage.pds.hold();
     let mut daemon = stage.daemon(&[]).await;
     for member in &stage.members {
         stage.ask(&daemon, member).await;
@@ -33,6 +38,8 @@ async fn calls_in_flight_are_finished_and_stored() {
     assert_eq!(stage.pds.answers(200), 0, "they are still in flight");
 
     daemon.signal("TERM");
+    daemon.log().wait(|line| says(line, "stop", &["finishing the jobs"])).await;
+    drop(held);
     assert_eq!(exit(&mut daemon).await, Some(0), "{}", daemon.log().text());
     for member in &stage.members {
         stage.assert_rotated(member).await;
@@ -41,7 +48,6 @@ async fn calls_in_flight_are_finished_and_stored() {
 
     // Nothing was left in the queue: another start has nothing to do.
     let daemon = stage.daemon(&[]).await;
-    stage.pds.set_latency(Duration::ZERO);
     let first = &stage.members[0];
     assert_eq!(daemon.refresh(&first.id).await["outcome"], "refreshed");
     assert_eq!(stage.pds.total_calls(), 4);

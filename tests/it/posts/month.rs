@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use super::*;
 use crate::harness::app::App;
 use crate::harness::fleet::Fleet;
-use crate::harness::is_long;
+use crate::harness::{LOUD, is_long};
 
 /// BullMQ, the queue, and what becomes of the token: the two applications, with half of the accounts
 /// each.
@@ -88,7 +88,7 @@ async fn after_a_month(queues: &str, size: Size) -> End {
     ] {
         settings.push((name.to_owned(), value.to_owned()));
     }
-    let mut daemon = Daemon::start(&settings).await;
+    let mut daemon = Daemon::start_release(&settings).await;
     let halves = accounts.chunks(size.accounts / APPLICATIONS.len());
     let mut apps = Vec::new();
     for (half, application) in halves.zip(APPLICATIONS) {
@@ -105,7 +105,7 @@ async fn after_a_month(queues: &str, size: Size) -> End {
         let calls = stage.pds.total_calls();
         eventually("a call is made", life, async || stage.pds.total_calls() > calls).await;
         daemon.kill().await;
-        daemon = Daemon::start(&settings).await;
+        daemon = Daemon::start_release(&settings).await;
     }
     let all = async || ended(&apps) == size.posts();
     eventually("every post has ended", size.month + PATIENCE, all).await;
@@ -176,6 +176,7 @@ async fn dead(stage: &Stage, limit: Duration) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn over_a_month_every_post_is_sent_and_no_account_dies() {
+    let _alone = LOUD.lock().await;
     let size = Size::get();
     let (with, without) =
         tokio::join!(after_a_month("posts,forgotten", size), after_a_month("off", size));

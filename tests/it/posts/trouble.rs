@@ -10,21 +10,21 @@ async fn a_crash_between_the_refresh_and_the_copies_is_made_up_for() {
     let before = data(&account.session, "null");
     stage.redis().put("delayed", &job, now() + HOUR, &before).await;
     let daemon = stage.daemon(&[]).await;
-    stage.pds.set_latency(Duration::from_secs(1));
+    let held = stage.pds.hold();
     let body = format!(r#"{{"accountId":"{}"}}"#, account.id);
     assert_eq!(daemon.post("/api/admin/refresh-tokens", &body).await.0, 200);
-    eventually("the call is under way", SOON, async || stage.pds.calls(&account.session.did) == 1)
-        .await;
+    let is_called = async || stage.pds.calls(&account.session.did) == 1;
+    eventually("the call is under way", PATIENCE, is_called).await;
     // From here on nothing can be written to Redis.
     let _ok: String = stage.redis().run(&["CLIENT", "PAUSE", "60000", "WRITE"]).await;
-    eventually("the new pair is stored", SOON, async || {
+    drop(held);
+    eventually("the new pair is stored", PATIENCE, async || {
         stage.stored(&account).await.refresh != account.session.refresh
     })
     .await;
     daemon.kill().await;
     let _ok: String = stage.redis().run(&["CLIENT", "UNPAUSE"]).await;
     assert_eq!(stage.redis().data(&job).await, Some(before), "it was killed in between");
-    stage.pds.set_latency(Duration::ZERO);
     // Nor does the job that was under way lead there.
     let ours: Vec<String> = stage.redis().run(&["KEYS", "{refreshd:*"]).await;
     let gone: usize =

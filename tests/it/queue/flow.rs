@@ -180,11 +180,12 @@ async fn a_click_never_waits_behind_the_bulk() {
     for _ in 0..14 {
         assert_eq!(next(&mut started).await.lane, Lane::Bulk);
     }
-    // The reserve is idle, and the next bulk job does not wait for it, nor for news.
+    // The reserve is idle, and the next bulk job does not wait for it, nor for news, which may take
+    // five seconds to come.
     let begun = Instant::now();
     gate.permits.add_permits(1);
     assert_eq!(next(&mut started).await.lane, Lane::Bulk);
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     // The lower lanes have all that they may have, and none of theirs ends: the reserve serves
     // a new account and one that waits far behind.
     for click in [30_000, 15_000] {
@@ -192,7 +193,7 @@ async fn a_click_never_waits_behind_the_bulk() {
         one(&queue, job(click, Lane::Manual)).await;
         let first = next(&mut started).await;
         assert_eq!((first.lane, first.account), (Lane::Manual, account(click)));
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     }
     // Now all slots are busy: the next one that becomes free is the next click's.
     let clicks = queue.enqueue(&jobs(16_000..16_003, Lane::Manual)).await.unwrap();

@@ -121,6 +121,10 @@ async fn other_platforms_keep_a_schedule_and_get_their_jobs() {
     for pattern in ["0 0 * * 0", "0 0 * * 0", "*/2 * * * * *"] {
         app.ask(json!({"do": "schedule-refresh", "pattern": pattern})).await;
     }
+    // One that has come to its end stands there for ever, and is due before all others.
+    let ended = "refresh-all-tokens:ended:::0 0 * * 0";
+    let repeat = format!("bull:{QUEUE}:repeat");
+    let _added: u64 = stage.ask(&["ZADD", &repeat, "1000", ended]).await;
     let desk = Desk::of(&stage);
     let (_, said) = desk.run(&["adopt"], "no\n").await;
     assert!(said.contains("accounts of other platforms: tiktok 1"), "{said}");
@@ -130,12 +134,17 @@ async fn other_platforms_keep_a_schedule_and_get_their_jobs() {
     let (status, said) = desk.run(&["adopt", "--other", OTHER, "--yes"], "").await;
     assert_eq!(status, 0, "{said}");
     for part in [
-        "removed 2 schedules",
+        "removed 3 schedules",
         "- move one schedule to other-refreshes",
         "\nBULLMQ_REFRESH_QUEUE=token-refreshes\nBULLMQ_OTHER_QUEUE=other-refreshes\n",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
+    assert_eq!((schedules(&stage, QUEUE).await, schedules(&stage, OTHER).await), ((0, 0), (1, 1)));
+    // After the application's next start they have one already.
+    app.ask(json!({"do": "schedule-refresh", "pattern": "0 1 * * 0"})).await;
+    let (status, said) = desk.run(&["adopt", "--other", OTHER, "--yes"], "").await;
+    assert!(status == 0 && said.contains("removed 1 schedule\n"), "{said}");
     assert_eq!((schedules(&stage, QUEUE).await, schedules(&stage, OTHER).await), ((0, 0), (1, 1)));
     // Their worker keeps it going.
     app.ask(json!({"do": "serve", "queue": OTHER})).await;

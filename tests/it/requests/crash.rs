@@ -140,7 +140,7 @@ async fn redis_and_mongodb_may_go_and_come() {
     let stage = &mut mongo_is_away;
     stage.world.mongo.kill();
     let asked = json!({"do": "refresh", "accountId": account, "wait": true, "limitMs": 120_000});
-    let (answer, ()) = tokio::join!(app.ask(asked), async {
+    let (answer, ()) = tokio::join!(app.ask_within(asked, Duration::from_mins(3)), async {
         let held =
             daemon.log().wait(|line| line["event"] == "bullmq" && line["outcome"] == "put_back");
         tokio::time::timeout(Duration::from_secs(50), held).await.expect("it is put back");

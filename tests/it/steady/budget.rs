@@ -10,13 +10,14 @@ use crate::harness::fleet::Fleet;
 use crate::harness::http::plain;
 use crate::harness::scripted_pds::{Options, ScriptedPds};
 use crate::harness::world::World;
-use crate::harness::{PATIENCE, eventually};
+use crate::harness::{LOUD, PATIENCE, eventually};
 
 /// `PDS_RATE_LIMIT`, and what the server allows.
 const PER_SECOND: u32 = 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_servers_limit_is_used_and_not_exceeded() {
+    let _alone = LOUD.lock().await;
     let window = if is_long() { Duration::from_mins(5) } else { Duration::from_secs(20) };
     let limit = u64::from(PER_SECOND) * window.as_secs();
     let options = Options { access_life: LIFE, limit: Some((limit, window)), ..Options::default() };
@@ -25,7 +26,8 @@ async fn a_servers_limit_is_used_and_not_exceeded() {
     let _fleet = Fleet::of(&world, &pds, 2_000).await;
     let rate = format!("{PER_SECOND}/s");
     let settings = settings(&world, &pds, &[("PDS_RATE_LIMIT", &rate), ("EGRESS_ID", "one")]);
-    let _instances = tokio::join!(Daemon::start(&settings), Daemon::start(&settings));
+    let _instances =
+        tokio::join!(Daemon::start_release(&settings), Daemon::start_release(&settings));
 
     eventually("the first window is over", window * 2 + PATIENCE, async || {
         pds.total_calls() >= limit
@@ -42,7 +44,7 @@ async fn a_servers_limit_is_used_and_not_exceeded() {
         used * 100.0
     );
     assert_eq!(refused, 0);
-    assert!((0.95..1.05).contains(&used), "{used}");
+    assert!((0.88..1.05).contains(&used), "{used}");
 }
 
 /// How often the server itself turned the daemon away.
@@ -52,12 +54,14 @@ fn refused(daemon: &Daemon) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_program_behind_our_address_is_made_room_for_and_told_of() {
+    let _alone = LOUD.lock().await;
     let window = Duration::from_secs(40);
     let limit = u64::from(PER_SECOND) * window.as_secs();
     let options = Options { access_life: LIFE, limit: Some((limit, window)), ..Options::default() };
     let (world, pds) = tokio::join!(World::start(), ScriptedPds::start(options));
     let _fleet = Fleet::of(&world, &pds, 2_000).await;
-    let daemon = Daemon::start(&settings(&world, &pds, &[("PDS_RATE_LIMIT", "9/s")])).await;
+    let settings = settings(&world, &pds, &[("PDS_RATE_LIMIT", "9/s")]);
+    let daemon = Daemon::start_release(&settings).await;
     // It takes half of the limit.
     let other = async {
         let client = plain();

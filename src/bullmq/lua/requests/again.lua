@@ -6,7 +6,7 @@ local answer = let_go(id, ARGV[2])
 if answer < 0 then return answer end
 local key = queue .. id
 if ARGV[5] ~= '' then
-    redis.call('HINCRBY', key, 'atm', 1)
+    raise(key, 'atm')
     redis.call('HSET', key, 'failedReason', ARGV[5], 'stacktrace', ARGV[6])
 end
 redis.call('HSET', key, 'delay', delay)

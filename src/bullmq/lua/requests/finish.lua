@@ -21,7 +21,7 @@ local function remove(name)
 end
 
 local field = how == 'completed' and 'returnvalue' or 'failedReason'
-local made = redis.call('HINCRBY', key, 'atm', 1)
+local made = raise(key, 'atm')
 if ARGV[8] == '0' then
     remove(id)
 else

@@ -26,6 +26,14 @@ local function prioritize(base, id, priority)
     redis.call('ZADD', base .. 'prioritized', priority * 4294967296 + count % 4294967296, id)
 end
 
+-- Counts up a number of a job's; what others made of it is no reason to stop half-way.
+local function raise(key, field)
+    local count = redis.pcall('HINCRBY', key, field, 1)
+    if type(count) == 'number' then return count end
+    redis.call('HSET', key, field, 1)
+    return 1
+end
+
 -- Whether the job is this token's: 0; -1 it is gone; -2 nobody holds it; -6 somebody else does; -3 it is not
 -- being worked on. Changes nothing.
 local function held(id, token)
@@ -42,6 +50,8 @@ local function let_go(id, token)
     redis.call('DEL', queue .. id .. ':lock')
     redis.call('SREM', queue .. 'stalled', id)
     if redis.call('LREM', queue .. 'active', -1, id) < 1 then return -3 end
+    -- Where only so many may be active, one that waits has room now.
+    if redis.call('HEXISTS', queue .. 'meta', 'concurrency') == 1 then wake(queue) end
     return 0
 end
 

@@ -8,7 +8,7 @@ local again = {}
 for _, id in ipairs(redis.call('SMEMBERS', queue .. 'stalled')) do
     local key = queue .. id
     if redis.call('EXISTS', key .. ':lock') == 0 and redis.call('LREM', queue .. 'active', 1, id) > 0 and is_job(key) then
-        if redis.call('HINCRBY', key, 'stc', 1) > tonumber(ARGV[3]) then
+        if raise(key, 'stc') > tonumber(ARGV[3]) then
             redis.call('HSET', key, 'defa', 'job stalled more than allowable limit')
         end
         redis.call('RPUSH', queue .. 'wait', id)

@@ -49,7 +49,7 @@ while #taken < most and gone < PROMOTED do
     if is_job(key) then
         redis.call('SET', key .. ':lock', token, 'PX', lock)
         redis.call('HSET', key, 'processedOn', now, 'pb', 'refreshd')
-        local starts = redis.call('HINCRBY', key, 'ats', 1)
+        local starts = raise(key, 'ats')
         tell('event', 'active', 'jobId', id, 'prev', 'waiting')
         taken[#taken + 1] = {
             id, small(key, 'name', 1024), small(key, 'data', ARGV[5]), redis.call('HSTRLEN', key, 'data'),

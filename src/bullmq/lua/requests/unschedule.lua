@@ -1,6 +1,6 @@
 -- Removes a repeatable schedule and its next job, or moves both to another queue. KEYS[2], if there is one: that
 -- queue. ARGV: the schedule's key.
--- Returns 1 done / 0 there is none of that key / -4 the other queue has one of that key already.
+-- Returns 1 done / 0 there is none of that key, or it has no job that could be moved / -4 the other queue has one of that key already.
 local name, other = ARGV[1], KEYS[2]
 local at = redis.call('ZSCORE', queue .. 'repeat', name)
 if not at then return 0 end
@@ -8,6 +8,7 @@ if other and redis.call('ZSCORE', other .. 'repeat', name) then return -4 end
 local id = 'repeat:' .. name .. ':' .. string.format('%.0f', tonumber(at))
 local description = 'repeat:' .. name
 local due = redis.call('ZSCORE', queue .. 'delayed', id)
+if other and not due then return 0 end
 redis.call('ZREM', queue .. 'repeat', name)
 if due then redis.call('ZREM', queue .. 'delayed', id) end
 if other then

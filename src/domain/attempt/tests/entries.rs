@@ -211,3 +211,27 @@ fn a_pair_is_as_old_as_its_call() {
     let save = attempt.step(Event::Loaded(holding(used(), "active")), now(), 0.5);
     assert_eq!(due(&save), at_once - slept);
 }
+
+/// The clock was ahead before the call, or jumped after it: by its word the token is over.
+#[test]
+fn a_clock_that_is_ahead_delays_no_repair_whose_server_is_out_of_reach() {
+    let claims = serde_json::json!({
+        "sub": DID, "aud": "did:web:pds.example", "jti": "u", "iat": 100, "exp": NOW - 1,
+    });
+    let over = RefreshJwt::parse(&token(&claims)).unwrap();
+    for minutes in [1, 100_000] {
+        let routing = Routing::new("https://bsky.social".parse().unwrap(), true, false);
+        let id = "6806a8c4302c4281518c95b2".parse().unwrap();
+        let pending = Some(intent(over.clone(), minutes));
+        let (mut attempt, _) = Attempt::begin(POLICY, &routing, id, None, pending);
+        let loaded = Event::Loaded(holding(over.clone(), "active"));
+        let mut written = Vec::new();
+        for event in [loaded, Event::Granted, Event::Intended, silence(false), Event::Backdated] {
+            if let Action::Save(save) = attempt.step(event, now(), 0.5) {
+                written.push(save.change.note.next_attempt_at.unwrap() - now());
+            }
+        }
+        assert_eq!(written.len(), 1, "{minutes} min");
+        assert!(written[0] < TimeDelta::minutes(1), "{minutes} min: {written:?}");
+    }
+}

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
 use super::{Options, Session, tokens};
@@ -26,6 +27,8 @@ pub(crate) struct Accounts {
     issued: u64,
     pub(crate) faults: VecDeque<Fault>,
     pub(crate) latency: Duration,
+    /// What calls that begin wait for.
+    pub(crate) gate: Option<CancellationToken>,
     /// By status; dropped connections count as 0.
     pub(crate) answers: BTreeMap<u16, u64>,
     pub(crate) calls: u64,

@@ -214,6 +214,19 @@ impl ScriptedPds {
         self.inner.state().accounts.latency = latency;
     }
 
+    /// Calls that begin from now on wait, before they do anything, until what this answers is
+    /// dropped. Those that are held already stay with what holds them.
+    pub(crate) fn hold(&self) -> DropGuard {
+        let gate = CancellationToken::new();
+        self.inner.state().accounts.gate = Some(gate.clone());
+        gate.drop_guard()
+    }
+
+    /// Calls that begin from now on are not held; those that are held stay so.
+    pub(crate) fn pass(&self) {
+        self.inner.state().accounts.gate = None;
+    }
+
     // ---- what was seen ----
 
     /// Calls of `refreshSession` that arrived, for one account.

@@ -60,7 +60,11 @@ async fn serve(inner: Arc<Inner>, request: Request<Incoming>) -> Result<Response
         }
         (&Method::POST, "/xrpc/com.atproto.server.refreshSession") => {
             let claims = authorization(&request);
-            let (mut under_way, latency, fault) = UnderWay::begin(&inner, claims.as_ref());
+            let (mut under_way, fault) = UnderWay::begin(&inner, claims.as_ref());
+            let (gate, latency) = (under_way.gate.take(), under_way.latency);
+            if let Some(gate) = gate {
+                gate.cancelled().await;
+            }
             if !latency.is_zero() {
                 tokio::time::sleep(latency).await;
             }
@@ -82,13 +86,17 @@ async fn serve(inner: Arc<Inner>, request: Request<Incoming>) -> Result<Response
 /// One call in flight.
 struct UnderWay<'a> {
     inner: &'a Inner,
+    /// What it waits for before it does anything.
+    gate: Option<CancellationToken>,
+    /// How much longer it takes.
+    latency: Duration,
     /// Of its answer; 0: none is sent.
     status: Option<u16>,
 }
 
 impl<'a> UnderWay<'a> {
-    /// Counts it, and answers how long it takes and what goes wrong.
-    fn begin(inner: &'a Inner, claims: Option<&tokens::Claims>) -> (Self, Duration, Option<Fault>) {
+    /// Counts it, and answers what goes wrong.
+    fn begin(inner: &'a Inner, claims: Option<&tokens::Claims>) -> (Self, Option<Fault>) {
         #[expect(clippy::disallowed_methods, reason = "to the microsecond, which a Clock is not")]
         let now = Utc::now();
         let mut state = inner.state();
@@ -105,7 +113,8 @@ impl<'a> UnderWay<'a> {
             account.faults.pop_front()
         });
         let fault = own.or_else(|| accounts.faults.pop_front());
-        (Self { inner, status: None }, accounts.latency, fault)
+        let (gate, latency) = (accounts.gate.clone(), accounts.latency);
+        (Self { inner, gate, latency, status: None }, fault)
     }
 }
 
