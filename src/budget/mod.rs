@@ -238,7 +238,8 @@ impl Budget {
         *self.egresses() = instances;
     }
 
-    /// Calls per second that one address may make in the long run: `PDS_RATE_LIMIT`, or the server's own limit where that is known and lower; `None`: neither is known.
+    /// Calls per second that one address may make in the long run: `PDS_RATE_LIMIT`, or the server's
+    /// own limit where that is known and lower; `None`: neither is known.
     pub fn allowed(&self, service: &ServiceUrl) -> Option<f64> {
         let known = [self.limit(), self.told.limit(service)].into_iter().flatten();
         known.min_by(f64::total_cmp)

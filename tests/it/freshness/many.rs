@@ -1,12 +1,13 @@
 //! More servers than are looked at in one pass, most of them with more due than they may be sent.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 
 use crate::harness::eventually;
 use crate::harness::fleet::Fleet;
 use crate::harness::scripted_pds::{Options, ScriptedPds};
 use crate::harness::world::World;
-use std::time::Duration;
 
 const SERVERS: usize = 40;
 

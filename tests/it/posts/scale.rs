@@ -12,7 +12,7 @@ const ACCOUNTS: usize = 5_000;
 const POSTS_EACH: u64 = 20;
 
 /// The most that a look at all of them may take, in milliseconds.
-const SCAN: u64 = 10_000;
+const SCAN: u64 = 3_000;
 
 /// The most memory that they may take, in bytes.
 const MEMORY: u64 = 20_000_000;
